@@ -1,0 +1,117 @@
+// From NumPy arrays to views. Python has validated and allocated; what is checked again here is only what a wrong call
+// would turn into a read or write out of bounds.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "views.h"
+
+namespace rnnfast {
+
+namespace py = pybind11;
+
+template <class T> using Array = py::array_t<T, 0>;
+template <class T> using MaybeArray = std::optional<Array<T>>;
+
+// An argument that is bound as this takes exact arrays only: a conversion would be a hidden copy.
+inline py::arg exact(const char* name) { return py::arg(name).noconvert(); }
+
+[[noreturn]] inline void reject(const char* name, const std::string& expected, const py::array& got) {
+  std::string shape = "(";
+  for (py::ssize_t k = 0; k < got.ndim(); k++) shape += (k ? ", " : "") + std::to_string(got.shape(k));
+  throw py::value_error(std::string(name) + ": expected " + expected + ", got " + shape + ")");
+}
+
+inline std::string shape_text(std::initializer_list<index> shape) {
+  std::string text = "(";
+  for (index n : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
+  return text + ")";
+}
+
+template <class T> void check_aligned(const char* name, const Array<T>& a) {
+  if (reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T))
+    throw py::value_error(std::string(name) + ": not aligned");
+}
+
+template <class T> const T* read_pointer(const Array<T>& a) { return a.data(); }
+template <class T> T* write_pointer(const Array<T>& a) { return const_cast<Array<T>&>(a).mutable_data(); }
+
+// A C-contiguous array of just this shape.
+template <class T> void check_dense(const char* name, const Array<T>& a, std::initializer_list<index> shape) {
+  bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
+  py::ssize_t k = 0;
+  for (index n : shape) same = same && a.shape(k++) == n;
+  if (!same) reject(name, shape_text(shape), a);
+  if (!(a.flags() & py::array::c_style)) throw py::value_error(std::string(name) + ": expected a C-contiguous array");
+  check_aligned(name, a);
+}
+template <class T> const T* dense(const char* name, const Array<T>& a, std::initializer_list<index> shape) {
+  check_dense(name, a, shape);
+  return read_pointer(a);
+}
+template <class T> T* dense_out(const char* name, const Array<T>& a, std::initializer_list<index> shape) {
+  check_dense(name, a, shape);
+  return write_pointer(a);
+}
+template <class T> const T* dense(const char* name, const MaybeArray<T>& a, std::initializer_list<index> shape) {
+  return a ? dense(name, *a, shape) : nullptr;
+}
+template <class T> T* dense_out(const char* name, const MaybeArray<T>& a, std::initializer_list<index> shape) {
+  return a ? dense_out(name, *a, shape) : nullptr;
+}
+
+// (T, B, width) with a contiguous last axis.
+template <class T> void check_sequence(const char* name, const Array<T>& a, index steps, index batch, index width) {
+  if (a.ndim() != 3 || a.shape(0) != steps || a.shape(1) != batch || a.shape(2) != width)
+    reject(name, shape_text({steps, batch, width}), a);
+  constexpr py::ssize_t item = sizeof(T);
+  if (a.size() == 0) return;  // NumPy gives an empty array whatever strides
+  if (width > 1 && a.strides(2) != item) throw py::value_error(std::string(name) + ": expected a contiguous last axis");
+  if (a.strides(0) % item || a.strides(1) % item)
+    throw py::value_error(std::string(name) + ": strides are no whole elements");
+  check_aligned(name, a);
+}
+template <class T>
+Sequence<const T> sequence(const char* name, const Array<T>& a, index steps, index batch, index width) {
+  check_sequence(name, a, steps, batch, width);
+  constexpr index item = sizeof(T);
+  return {read_pointer(a), steps, batch, width, a.strides(0) / item, a.strides(1) / item};
+}
+template <class T>
+Sequence<T> sequence_out(const char* name, const Array<T>& a, index steps, index batch, index width) {
+  check_sequence(name, a, steps, batch, width);
+  constexpr index item = sizeof(T);
+  return {write_pointer(a), steps, batch, width, a.strides(0) / item, a.strides(1) / item};
+}
+
+inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps, index batch) {
+  const std::int64_t* data = dense("lengths", lengths, {batch});
+  for (index b = 0; data && b < batch; b++)
+    if (data[b] < 0 || data[b] > steps)
+      throw py::value_error("lengths: expected 0 to " + std::to_string(steps) + ", got " + std::to_string(data[b]) +
+                            " in row " + std::to_string(b));
+  return {data, steps};
+}
+
+// Calls advance() without the lock until it says that nothing is left; between two calls, each at most some 50 ms of
+// work, a signal (Ctrl-C) gets its chance.
+template <class Advance> void run_in_blocks(Advance advance) {
+  for (bool more = true; more;) {
+    {
+      py::gil_scoped_release unlocked;
+      more = advance();
+    }
+    if (more && PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+}
+
+void bind_recurrence(py::module_& m);
+void bind_heads(py::module_& m);
+
+}  // namespace rnnfast

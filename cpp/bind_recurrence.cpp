@@ -1,0 +1,212 @@
+// The recurrent layers and the linear layer to Python: arrays to views, one driver call.
+#include "backward.h"
+#include "bind.h"
+#include "cells.h"
+#include "dense.h"
+#include "forward.h"
+#include "limits.h"
+
+namespace rnnfast {
+namespace {
+
+using MaybeResets = std::optional<py::array_t<bool, 0>>;
+template <class T> using Arrays = std::vector<Array<T>>;
+template <class T> using MaybeArrays = std::optional<Arrays<T>>;
+
+py::dict cell_shapes() {
+  py::dict shapes;
+  for (const CellKernels<float>& cell : cells<float>()) {
+    py::dict shape;
+    shape["gates"] = cell.gates;
+    shape["states"] = cell.states;
+    shape["saved"] = cell.saved;
+    shapes[cell.name] = shape;
+  }
+  return shapes;
+}
+
+index extent(const char* name, const py::array& a, py::ssize_t axis, py::ssize_t rank) {
+  if (a.ndim() != rank) reject(name, "an array of " + std::to_string(rank) + " axes", a);
+  return a.shape(axis);
+}
+
+Resets resets_view(const MaybeResets& resets, index steps, index batch) {
+  if (!resets) return {};
+  if (resets->ndim() != 2 || resets->shape(0) != steps || resets->shape(1) != batch)
+    reject("resets", shape_text({steps, batch}), *resets);
+  return {resets->data(), resets->strides(0), resets->strides(1)};
+}
+
+template <class A> void check_count(const char* name, const A& arrays, int expected) {
+  if (static_cast<int>(arrays.size()) != expected)
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(expected) + " arrays, got " +
+                          std::to_string(arrays.size()));
+}
+
+void check_threads(int threads) {
+  if (threads < 1) throw py::value_error("num_threads: expected at least 1, got " + std::to_string(threads));
+}
+
+template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index input, index hidden, const Array<T>& ih,
+                                           const Array<T>& hh, const MaybeArray<T>& bias_ih,
+                                           const MaybeArray<T>& bias_hh) {
+  const index rows = checked_product({cell.gates, hidden});
+  return {input,
+          hidden,
+          dense("weight_ih", ih, {rows, input}),
+          dense("weight_hh", hh, {rows, hidden}),
+          dense("bias_ih", bias_ih, {rows}),
+          dense("bias_hh", bias_hh, {rows})};
+}
+
+// What forward and backward share: everything but what they write.
+template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& x, const Array<T>& ih,
+                                       const Array<T>& hh, const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh,
+                                       const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states,
+                                       const MaybeArray<T>& saved, const MaybeArray<std::int64_t>& lengths,
+                                       const MaybeResets& resets, bool reverse) {
+  const CellKernels<T>& cell = find_cell<T>(name);
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
+              hidden = extent("weight_hh", hh, 1, 2);
+  Layer<T> layer{
+      cell, weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh),
+      Timeline(steps, batch, lengths_view(lengths, steps, batch), resets_view(resets, steps, batch), reverse),
+      sequence("x", x, steps, batch, input)};
+  layer.states[0] = sequence_out("y", y, steps, batch, hidden);
+  if (!states.empty()) {
+    check_count("states", states, cell.states - 1);
+    for (int k = 1; k < cell.states; k++) layer.states[k] = sequence_out("states", states[k - 1], steps, batch, hidden);
+    layer.keeps_states = true;
+  }
+  if (initial) {
+    check_count("initial", *initial, cell.states);
+    for (int k = 0; k < cell.states; k++) layer.initial[k] = dense("initial", (*initial)[k], {batch, hidden});
+  }
+  if (saved && cell.saved) {
+    T* data = dense_out("saved", saved, {steps, batch, cell.saved, hidden});
+    const index row = cell.saved * hidden;
+    layer.saved = {data, steps, batch, row, batch * row, row};
+  }
+  return layer;
+}
+
+template <class T>
+void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const Array<T>& weight_hh,
+             const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh, const MaybeArrays<T>& initial,
+             const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const Arrays<T>& final,
+             const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse, int num_threads) {
+  check_threads(num_threads);
+  Layer<T> layer =
+      layer_view(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, initial, y, states, saved, lengths, resets, reverse);
+  check_count("final", final, layer.cell.states);
+  const index batch = layer.timeline.batch(), hidden = layer.hidden();
+  std::array<T*, most_states> to{};
+  for (int k = 0; k < layer.cell.states; k++) {
+    to[k] = dense_out("final", final[k], {batch, hidden});
+    // A state that is not kept over time is carried in the array of its last value.
+    if (k > 0 && !layer.keeps_states) layer.states[k] = {to[k], layer.x.steps, batch, hidden, 0, hidden};
+  }
+  Forward<T> driver(layer, to, num_threads);
+  run_in_blocks([&] { return driver.advance(); });
+}
+
+template <class T>
+void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const Array<T>& weight_hh,
+              const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved,
+              const MaybeArray<T>& dy, const MaybeArrays<T>& dfinal, const MaybeArray<T>& dx, bool accumulate_dx,
+              const Arrays<T>& dinitial, const Array<T>& dweight_ih, const Array<T>& dweight_hh,
+              const MaybeArray<T>& dbias_ih, const MaybeArray<T>& dbias_hh, const MaybeArray<std::int64_t>& lengths,
+              const MaybeResets& resets, bool reverse, int num_threads) {
+  check_threads(num_threads);
+  Layer<T> layer =
+      layer_view<T>(cell, x, weight_ih, weight_hh, {}, {}, initial, y, states, saved, lengths, resets, reverse);
+  const index steps = layer.x.steps, batch = layer.x.batch, input = layer.weights.input, hidden = layer.hidden();
+  const index rows = layer.cell.gates * hidden;
+  if (layer.cell.saved && !layer.saved) throw py::value_error("saved: expected the values that forward kept, got None");
+  if (layer.cell.states > 1 && !layer.keeps_states)
+    throw py::value_error("states: expected those that forward kept, got none");
+  Adjoints<T> adjoints;
+  if (dy) adjoints.dy = sequence("dy", *dy, steps, batch, hidden);
+  if (dx) adjoints.dx = sequence_out("dx", *dx, steps, batch, input);
+  adjoints.accumulate_dx = accumulate_dx;
+  if (dfinal) check_count("dfinal", *dfinal, layer.cell.states);
+  check_count("dinitial", dinitial, layer.cell.states);
+  for (int k = 0; k < layer.cell.states; k++) {
+    if (dfinal) adjoints.dfinal[k] = dense("dfinal", (*dfinal)[k], {batch, hidden});
+    adjoints.dinitial[k] = dense_out("dinitial", dinitial[k], {batch, hidden});
+  }
+  adjoints.dweight_ih = dense_out("dweight_ih", dweight_ih, {rows, input});
+  adjoints.dweight_hh = dense_out("dweight_hh", dweight_hh, {rows, hidden});
+  adjoints.dbias_ih = dense_out("dbias_ih", dbias_ih, {rows});
+  adjoints.dbias_hh = dense_out("dbias_hh", dbias_hh, {rows});
+  Backward<T> driver(layer, adjoints, num_threads);
+  run_in_blocks([&] { return driver.advance(); });
+}
+
+template <class T> void linear_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& bias,
+                                       const Array<T>& y, const MaybeArray<std::int64_t>& lengths, int num_threads) {
+  check_threads(num_threads);
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
+              output = extent("weight", weight, 0, 2);
+  LinearForward<T> driver(sequence("x", x, steps, batch, input), dense("weight", weight, {output, input}),
+                          dense("bias", bias, {output}), sequence_out("y", y, steps, batch, output),
+                          lengths_view(lengths, steps, batch), num_threads);
+  run_in_blocks([&] { return driver.advance(); });
+}
+
+template <class T> void linear_backward(const Array<T>& x, const Array<T>& weight, const Array<T>& dy,
+                                        const MaybeArray<T>& dx, const Array<T>& dweight, const MaybeArray<T>& dbias,
+                                        const MaybeArray<std::int64_t>& lengths, int num_threads) {
+  check_threads(num_threads);
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
+              output = extent("weight", weight, 0, 2);
+  Sequence<T> to;
+  if (dx) to = sequence_out("dx", *dx, steps, batch, input);
+  LinearBackward<T> driver(sequence("x", x, steps, batch, input), dense("weight", weight, {output, input}),
+                           sequence("dy", dy, steps, batch, output), to, dense_out("dweight", dweight, {output, input}),
+                           dense_out("dbias", dbias, {output}), lengths_view(lengths, steps, batch), num_threads);
+  run_in_blocks([&] { return driver.advance(); });
+}
+
+template <class T> Array<T> math(const std::string& name, const Array<T>& x) {
+  const index n = extent("x", x, 0, 1);
+  Array<T> y(n);
+  apply_math(name, dense("x", x, {n}), y.mutable_data(), n);
+  return y;
+}
+
+template <class T> void bind_type(py::module_& m) {
+  using py::arg;
+  m.def("math", math<T>, arg("name"), exact("x"));
+  m.def("forward", forward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh"),
+        exact("bias_ih").none(true), exact("bias_hh").none(true), exact("initial").none(true), exact("y"),
+        exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
+        exact("resets").none(true), arg("reverse"), arg("num_threads"));
+  m.def("backward", backward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh"),
+        exact("initial").none(true), exact("y"), exact("states"), exact("saved").none(true), exact("dy").none(true),
+        exact("dfinal").none(true), exact("dx").none(true), arg("accumulate_dx"), exact("dinitial"),
+        exact("dweight_ih"), exact("dweight_hh"), exact("dbias_ih").none(true), exact("dbias_hh").none(true),
+        exact("lengths").none(true), exact("resets").none(true), arg("reverse"), arg("num_threads"));
+  m.def("linear_forward", linear_forward<T>, exact("x"), exact("weight"), exact("bias").none(true), exact("y"),
+        exact("lengths").none(true), arg("num_threads"));
+  m.def("linear_backward", linear_backward<T>, exact("x"), exact("weight"), exact("dy"), exact("dx").none(true),
+        exact("dweight"), exact("dbias").none(true), exact("lengths").none(true), arg("num_threads"));
+}
+
+}  // namespace
+
+void bind_recurrence(py::module_& m) {
+  m.def("cells", cell_shapes);
+  m.def(
+      "fma_peak",
+      [](bool double_precision, double seconds, int num_threads) {
+        check_threads(num_threads);
+        py::gil_scoped_release unlocked;
+        return double_precision ? fma_peak<double>(seconds, num_threads) : fma_peak<float>(seconds, num_threads);
+      },
+      py::arg("double_precision"), py::arg("seconds"), py::arg("num_threads"));
+  bind_type<float>(m);
+  bind_type<double>(m);
+}
+
+}  // namespace rnnfast

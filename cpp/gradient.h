@@ -1,0 +1,121 @@
+// The gradient of a weight matrix: dW[g, f] = sum over rows of dz[row, g] v[row, f], the rows in the order in which the
+// caller adds them, one running sum an element, whatever the threads and however the rows are cut into chunks.
+#pragma once
+
+#include "memory.h"
+#include "weights.h"
+
+namespace rnnfast {
+
+// dz of a chunk of rows: [vector of units][row][accumulator][lane], `rows` rows in all.
+template <class T> struct DzView {
+  const T* data;
+  index rows, accumulators;
+
+  index row_stride() const { return accumulators * Vec<T>::lanes; }
+  const T* at(index v, index row) const { return data + (v * rows + row) * row_stride(); }
+};
+
+template <class T> class WeightGradient {
+ public:
+  WeightGradient() = default;
+  WeightGradient(Feed feed, index hidden, index features, index most_rows)
+      : feed_(std::move(feed)), hidden_(hidden), features_(features), most_rows_(most_rows),
+        sum_({feed_.count(), hidden, padded()}), operand_({columns(), N, most_rows}) {
+    sum_.fill(T(0));
+  }
+
+  index columns() const { return (features_ + N - 1) / N; }
+
+  // Packs columns [first, last) of v for a chunk of rows.
+  void pack(const T* const* v, index row_count, index first, index last) {
+    for_each_column<T>(columns(), width, row_count, [&](index c, index offset, index stride) {
+      if (c < first || c >= last) return;
+      pack_rows([&](index k) { return v[k] + c * N; }, features_ - c * N, row_count, operand_.get() + offset, stride);
+    });
+  }
+
+  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for vectors [first, last) of units.
+  void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
+    for (index v = first; v < last; v++)
+      for (index done = 0; done < row_count; done += rows_at_once)
+        for (index c = 0; c < columns();) {
+          const index w = even_part(columns() - c, width);
+          const index rows = std::min(rows_at_once, row_count - done);
+          add_panel(dz, v, first_row + done, rows, operand_.get() + (c * row_count + done * w) * N, c, w);
+          c += w;
+        }
+  }
+
+  // dW += what was summed, rows [first, last) of (G H).
+  void commit(T* dweights, index first, index last) const {
+    for (index row = first; row < last; row++) {
+      const T* from = sum_.get() + row * padded();
+      for (index f = 0; f < features_; f++) dweights[feed_row(row) * features_ + f] += from[f];
+    }
+  }
+  index rows() const { return feed_.count() * hidden_; }
+
+ private:
+  static constexpr index N = Vec<T>::lanes;
+  // Tile rows are lanes of one accumulator, so their number divides N; panels take the rest of the registers.
+  static constexpr int tile_rows = N < rows_of_tile(3) ? static_cast<int>(N) : rows_of_tile(3);
+  static constexpr index width = std::min(sums_in_registers / tile_rows, most_width);
+  // Rows whose dz and operand panel share the level-1 cache.
+  static constexpr index rows_at_once = 128;
+
+  index padded() const { return columns() * N; }
+  index feed_row(index row) const { return feed_.gates[row / hidden_] * hidden_ + row % hidden_; }
+
+  void add_panel(const DzView<T>& dz, index v, index row, index rows, const T* panel, index c, index w) const {
+    const Walk walk{rows, dz.row_stride()};
+    for (index i = 0; i < feed_.count(); i++) {
+      const T* from = dz.at(v, row) + (feed_.first + i) * N;
+      const index valid = std::min(N, hidden_ - v * N);
+      for (index lane = 0; lane < valid; lane += tile_rows) {
+        const index m = std::min<index>(tile_rows, valid - lane);
+        const T* pointers[tile_rows];
+        for (index k = 0; k < m; k++) pointers[k] = from + lane + k;
+        T* to = sum_.get() + (i * hidden_ + v * N + lane) * padded() + c * N;
+        tile_for<T>(static_cast<int>(m), static_cast<int>(w))(pointers, walk, panel, to, padded());
+      }
+    }
+  }
+
+  Feed feed_;
+  index hidden_ = 0, features_ = 0, most_rows_ = 0;
+  Buffer<T> sum_, operand_;
+};
+
+// The gradients of the biases: dz summed over rows in the same order, an accumulator each.
+template <class T> class BiasGradient {
+ public:
+  BiasGradient() = default;
+  BiasGradient(index accumulators, index hidden)
+      : hidden_(hidden), accumulators_(accumulators), sum_({(hidden + N - 1) / N, accumulators, N}) {
+    sum_.fill(T(0));
+  }
+
+  void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
+    for (index v = first; v < last; v++)
+      for (index a = 0; a < accumulators_; a++) {
+        T* to = sum_.get() + (v * accumulators_ + a) * N;
+        Vec<T> sum = Vec<T>::load(to);
+        for (index row = first_row; row < first_row + row_count; row++) sum = sum + Vec<T>::load(dz.at(v, row) + a * N);
+        sum.store(to);
+      }
+  }
+
+  void commit(const Feed& feed, T* dbias) const {
+    for (index i = 0; i < feed.count(); i++)
+      for (index unit = 0; unit < hidden_; unit++)
+        dbias[feed.gates[i] * hidden_ + unit] += sum_[((unit / N) * accumulators_ + feed.first + i) * N + unit % N];
+  }
+
+ private:
+  static constexpr index N = Vec<T>::lanes;
+  index hidden_ = 0, accumulators_ = 0;
+  Buffer<T> sum_;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,80 @@
+// How one call is laid out over threads and caches. A plan changes the time a call takes and no bit of its result.
+#pragma once
+
+#include <chrono>
+
+#include "layer.h"
+#include "threads.h"
+
+namespace rnnfast {
+
+// Columns of a block, in vectors, that keep a tile of many rows busy.
+constexpr index narrowest_block = 4;
+
+struct Plan {
+  int threads = 1;
+  bool by_rows = true;    // each thread has rows of the batch of its own (no barrier), or units of its own (one a step)
+  index rows = 0;         // of the batch that meet a panel of weights together
+  index width = 0;        // of a panel of recurrent weights, in vectors
+  index most_units = 1;   // vectors of units in a block, so that every thread has one
+  index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
+
+  // Vectors of units in a block that has so many columns for each.
+  index unit_vectors(index columns) const {
+    const index wanted = std::max<index>(width, narrowest_block);
+    return std::clamp<index>((wanted + columns - 1) / columns, 1, most_units);
+  }
+};
+
+// Rows of the batch a thread should have to itself before splitting by rows pays.
+constexpr index rows_worth_splitting = 4;
+// Recurrent multiply-adds a step below which a barrier costs more than a second thread brings.
+constexpr index work_worth_a_barrier = 100'000;
+// Bytes of pre-activations that are kept for a chunk of steps: about half a level-2 cache.
+constexpr index bytes_ahead = 256 * 1024;
+// Rows whose pre-activations stay in the level-1 cache between product and cell.
+constexpr index rows_in_cache = 48;
+
+template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
+  constexpr index N = Vec<T>::lanes;
+  const index accumulators = static_cast<index>(layer.cell.accumulators.size());
+  const index batch = layer.timeline.batch(), vectors = layer.vectors();
+  Plan plan;
+  plan.by_rows = batch >= rows_worth_splitting * threads;
+  const index work = batch * accumulators * layer.hidden() * layer.hidden();
+  plan.threads = plan.by_rows                  ? threads
+                 : work < work_worth_a_barrier ? 1
+                                               : std::min<int>(threads, static_cast<int>(vectors));
+  plan.rows = plan.by_rows ? batch / plan.threads : batch;
+  plan.width = panel_width(plan.rows);
+  plan.most_units = std::max<index>(plan.by_rows ? vectors : (vectors + plan.threads - 1) / plan.threads, 1);
+  if (plan.rows < rows_worth_splitting) {
+    const index step_bytes = std::max<index>(plan.rows, 1) * accumulators * vectors * N * static_cast<index>(sizeof(T));
+    plan.steps_ahead = std::clamp<index>(bytes_ahead / step_bytes, 1, 128);
+  }
+  return plan;
+}
+
+// Steps that fit in one uninterruptible block, found from how long the block before took.
+class Pace {
+ public:
+  explicit Pace(double operations_a_step)
+      : steps_(
+            std::max<index>(1, static_cast<index>(careful_rate * block_seconds / std::max(operations_a_step, 1.0)))) {}
+
+  index steps() const { return steps_; }
+  void start() { began_ = Clock::now(); }
+  void stop(index done) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
+    steps_ =
+        std::max<index>(1, static_cast<index>(block_seconds * static_cast<double>(done) / std::max(seconds, 1e-9)));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr double block_seconds = 0.04, careful_rate = 4e9;
+  index steps_;
+  Clock::time_point began_{};
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,120 @@
+// One vector of N lanes on Eigen's packets, so that equations read like equations on every instruction set.
+#pragma once
+
+#include <Eigen/Core>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace rnnfast {
+
+using index = std::ptrdiff_t;
+
+template <class T> struct Vec {
+  using Scalar = T;
+  using Packet = typename Eigen::internal::packet_traits<T>::type;
+  static constexpr int lanes = Eigen::internal::unpacket_traits<Packet>::size;
+
+  Packet p;
+
+  Vec() = default;
+  Vec(Packet packet) : p(packet) {}
+  explicit Vec(T value) : p(Eigen::internal::pset1<Packet>(value)) {}
+
+  static Vec load(const T* from) { return Eigen::internal::ploadu<Packet>(from); }
+  static Vec broadcast(const T* from) { return Eigen::internal::pload1<Packet>(from); }
+  void store(T* to) const { Eigen::internal::pstoreu(to, p); }
+
+  // The first n lanes; the others read as zero and are never written. For the last vector of a row only.
+  static Vec load_first(const T* from, int n) {
+    if (n >= lanes) return load(from);
+    alignas(64) T whole[lanes] = {};
+    std::memcpy(whole, from, n * sizeof(T));
+    return load(whole);
+  }
+  void store_first(T* to, int n) const {
+    if (n >= lanes) return store(to);
+    alignas(64) T whole[lanes];
+    store(whole);
+    std::memcpy(to, whole, n * sizeof(T));
+  }
+};
+
+template <class T> inline Vec<T> operator+(Vec<T> a, Vec<T> b) { return Eigen::internal::padd(a.p, b.p); }
+template <class T> inline Vec<T> operator-(Vec<T> a, Vec<T> b) { return Eigen::internal::psub(a.p, b.p); }
+template <class T> inline Vec<T> operator*(Vec<T> a, Vec<T> b) { return Eigen::internal::pmul(a.p, b.p); }
+template <class T> inline Vec<T> operator/(Vec<T> a, Vec<T> b) { return Eigen::internal::pdiv(a.p, b.p); }
+template <class T> inline Vec<T> operator-(Vec<T> a) { return Eigen::internal::pnegate(a.p); }
+
+// a b + c in one rounding where the processor has it. Contraction is off everywhere, so this is the only way to fuse.
+template <class T> inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return Eigen::internal::pmadd(a.p, b.p, c.p); }
+// c - a b likewise. The compiler's own minus merges into the fused operation; Eigen's pnegate does not.
+template <class T> inline Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) { return fma(Vec<T>(-a.p), b, c); }
+
+// A NaN in the first argument comes out; Eigen's packets keep the first argument of an unordered pair.
+template <class T> inline Vec<T> min(Vec<T> a, Vec<T> b) { return Eigen::internal::pmin(a.p, b.p); }
+template <class T> inline Vec<T> max(Vec<T> a, Vec<T> b) { return Eigen::internal::pmax(a.p, b.p); }
+template <class T> inline Vec<T> abs(Vec<T> a) { return Eigen::internal::pabs(a.p); }
+
+// Comparisons give a mask of all-ones lanes; select(mask, a, b) takes a where it is set.
+template <class T> inline Vec<T> less(Vec<T> a, Vec<T> b) { return Eigen::internal::pcmp_lt(a.p, b.p); }
+template <class T> inline Vec<T> select(Vec<T> mask, Vec<T> a, Vec<T> b) {
+  return Eigen::internal::pselect(mask.p, a.p, b.p);
+}
+
+// The lanes' bits as unsigned integers of the same width, for exponents and signs.
+template <class T> struct BitLanes {
+  using Integer = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  typedef Integer type __attribute__((vector_size(sizeof(typename Vec<T>::Packet))));
+};
+template <class T> inline typename BitLanes<T>::type bits(Vec<T> a) {
+  typename BitLanes<T>::type lanes;
+  std::memcpy(&lanes, &a.p, sizeof lanes);
+  return lanes;
+}
+template <class T> inline Vec<T> from_bits(typename BitLanes<T>::type lanes) {
+  Vec<T> a;
+  std::memcpy(&a.p, &lanes, sizeof lanes);
+  return a;
+}
+
+// a >= 0 with the sign of b, also where b is a zero or a NaN.
+template <class T> inline Vec<T> copy_sign(Vec<T> a, Vec<T> b) {
+  constexpr auto sign = typename BitLanes<T>::Integer(1) << (8 * sizeof(T) - 1);
+  return from_bits<T>(bits(a) | (bits(b) & sign));
+}
+
+// Subnormal numbers cost a hundred cycles each and carry nothing here: they count as signed zero inside a kernel.
+// Each worker sets its own mode and gives the caller's back.
+class FlushSubnormals {
+#if defined(__SSE2__)
+ public:
+  FlushSubnormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | 0x8040); }
+  ~FlushSubnormals() { _mm_setcsr(saved_); }
+
+ private:
+  unsigned saved_;
+#elif defined(__aarch64__)
+ public:
+  FlushSubnormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("msr fpcr, %0" : : "r"(saved_ | (std::uint64_t{1} << 24)));
+  }
+  ~FlushSubnormals() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+
+ private:
+  std::uint64_t saved_;
+#else
+ public:
+  FlushSubnormals() {}  // no such mode known on this processor
+#endif
+  FlushSubnormals(const FlushSubnormals&) = delete;
+  FlushSubnormals& operator=(const FlushSubnormals&) = delete;
+};
+
+}  // namespace rnnfast

@@ -1,0 +1,139 @@
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+# One of the two types in all arrays of a call. Sequences are (T, B, features) with a contiguous last axis, tokens and
+# resets (T, B) of any strides, everything else is C-contiguous. Outputs are allocated by the caller.
+_T = TypeVar("_T", np.float32, np.float64)
+
+isa: str
+isas_available: tuple[str, ...]  # built and executable here, best first
+
+def cells() -> dict[str, dict[str, int]]: ...
+def openmp() -> bool: ...
+def build_info() -> dict[str, str]: ...
+def forward(
+    cell: str,
+    x: NDArray[_T],
+    weight_ih: NDArray[_T],
+    weight_hh: NDArray[_T],
+    bias_ih: NDArray[_T] | None,
+    bias_hh: NDArray[_T] | None,
+    initial: tuple[NDArray[_T], ...] | None,
+    y: NDArray[_T],
+    states: tuple[NDArray[_T], ...],
+    saved: NDArray[_T] | None,
+    final: tuple[NDArray[_T], ...],
+    lengths: NDArray[np.int64] | None,
+    resets: NDArray[np.bool_] | None,
+    reverse: bool,
+    num_threads: int,
+) -> None: ...
+def backward(
+    cell: str,
+    x: NDArray[_T],
+    weight_ih: NDArray[_T],
+    weight_hh: NDArray[_T],
+    initial: tuple[NDArray[_T], ...] | None,
+    y: NDArray[_T],
+    states: tuple[NDArray[_T], ...],
+    saved: NDArray[_T] | None,
+    dy: NDArray[_T] | None,
+    dfinal: tuple[NDArray[_T], ...] | None,
+    dx: NDArray[_T] | None,
+    accumulate_dx: bool,
+    dinitial: tuple[NDArray[_T], ...],
+    dweight_ih: NDArray[_T],
+    dweight_hh: NDArray[_T],
+    dbias_ih: NDArray[_T] | None,
+    dbias_hh: NDArray[_T] | None,
+    lengths: NDArray[np.int64] | None,
+    resets: NDArray[np.bool_] | None,
+    reverse: bool,
+    num_threads: int,
+) -> None: ...
+def linear_forward(
+    x: NDArray[_T],
+    weight: NDArray[_T],
+    bias: NDArray[_T] | None,
+    y: NDArray[_T],
+    lengths: NDArray[np.int64] | None,
+    num_threads: int,
+) -> None: ...
+def linear_backward(
+    x: NDArray[_T],
+    weight: NDArray[_T],
+    dy: NDArray[_T],
+    dx: NDArray[_T] | None,
+    dweight: NDArray[_T],
+    dbias: NDArray[_T] | None,
+    lengths: NDArray[np.int64] | None,
+    num_threads: int,
+) -> None: ...
+def embedding_forward(
+    tokens: NDArray[np.int64],
+    weight: NDArray[_T],
+    y: NDArray[_T],
+    lengths: NDArray[np.int64] | None,
+    num_threads: int,
+) -> None: ...
+def embedding_backward(
+    tokens: NDArray[np.int64],
+    dy: NDArray[_T],
+    dweight: NDArray[_T],
+    lengths: NDArray[np.int64] | None,
+    num_threads: int,
+) -> None: ...
+def dropout(
+    x: NDArray[_T],
+    y: NDArray[_T],
+    probability: float,
+    seed: int,
+    call: int,
+    layer: int,
+    lengths: NDArray[np.int64] | None,
+    num_threads: int,
+) -> None: ...
+def softmax_cross_entropy(
+    logits: NDArray[_T],
+    targets: NDArray[np.int64],
+    weights: NDArray[_T] | None,
+    dlogits: NDArray[_T],
+    num_threads: int,
+) -> float: ...
+def mse(
+    y: NDArray[_T],
+    target: NDArray[_T],
+    weights: NDArray[_T] | None,
+    dy: NDArray[_T],
+    num_threads: int,
+) -> float: ...
+def sum_of_squares(values: NDArray[_T], clip_value: float, num_threads: int) -> float: ...
+def sgd_step(
+    params: NDArray[_T],
+    grads: NDArray[_T],
+    velocity: NDArray[_T] | None,
+    lr: float,
+    momentum: float,
+    scale: float,
+    clip_value: float,
+    num_threads: int,
+) -> None: ...
+def adam_step(
+    params: NDArray[_T],
+    grads: NDArray[_T],
+    m: NDArray[_T],
+    v: NDArray[_T],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    scale: float,
+    clip_value: float,
+    num_threads: int,
+) -> None: ...
+def fma_peak(double_precision: bool, seconds: float, num_threads: int) -> float: ...
+def math(name: str, x: NDArray[_T]) -> NDArray[_T]: ...

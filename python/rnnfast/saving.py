@@ -1,0 +1,113 @@
+"""Models as files: safetensors for the parameters, the architecture as JSON in its metadata. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rnnfast import layers, modules
+from rnnfast.module import Module
+
+__all__ = ["load", "load_with_metadata", "save"]
+
+_FORMAT = "1"
+_CLASSES: dict[str, type[Module]] = {name: getattr(home, name) for home in (layers, modules) for name in home.__all__}
+
+
+def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a model's architecture and parameters to one safetensors file.
+
+    The file appears whole or not at all: it is written beside `path` and then takes its place. Other programs can read
+    its tensors, which are named as in `state_dict`. Strings in `metadata` go along for `load_with_metadata`.
+
+    Raises:
+        TypeError: the model has a module that isn't rnnfast's own, or `metadata` isn't strings.
+        OSError: the file can't be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    if not isinstance(model, Module):
+        raise TypeError(f"model: expected a module, got {type(model).__name__}")
+    architecture = _describe(model)
+    given = dict(metadata or {})
+    if not all(isinstance(text, str) for item in given.items() for text in item):
+        raise TypeError("metadata: expected strings")
+    header = {"rnnfast": _FORMAT, "model": json.dumps(architecture), "metadata": json.dumps(given)}
+    tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
+    write_whole(path, to_bytes(tensors, header))
+
+
+def load(path: str | os.PathLike[str]) -> Module:
+    """The model that `save` wrote, in training mode like a new one.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it isn't a model saved by rnnfast, or it is damaged.
+
+    Examples:
+        >>> import tempfile
+        >>> import rnnfast as rf
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     rf.save(rf.Sequential(rf.LSTM(4, 8), rf.Linear(8, 2)), f"{folder}/model.safetensors")
+        ...     rf.load(f"{folder}/model.safetensors")
+        Sequential(
+          (0): LSTM(4, 8)
+          (1): Linear(8, 2)
+        )
+    """
+    return load_with_metadata(path)[0]
+
+
+def load_with_metadata(path: str | os.PathLike[str]) -> tuple[Module, dict[str, str]]:
+    """The model that `save` wrote, and the strings that went along. Raises as `load` does."""
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb"):  # the errors of the system for what is missing or forbidden
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("rnnfast") != _FORMAT:
+                raise ValueError(f"no model of format {_FORMAT}")
+            model, metadata = _build(json.loads(header["model"])), dict(json.loads(header["metadata"]))
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  no mapping
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{os.fspath(path)}: not a model saved by rnnfast, or damaged ({error})") from None
+    return model, metadata
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file that appears whole or not at all: under another name in the same folder, then renamed."""
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    try:
+        with open(draft, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _describe(module: Module) -> dict[str, Any]:
+    """Class and constructor's arguments, recursively."""
+    name = type(module).__name__
+    if _CLASSES.get(name) is not type(module):
+        raise TypeError(f"model: expected modules of rnnfast, got {type(module).__module__}.{name}")
+    if isinstance(module, modules.Sequential):
+        return {"class": name, "arguments": {"modules": [_describe(part) for part in module]}}
+    return {"class": name, "arguments": module.config}
+
+
+def _build(architecture: dict[str, Any]) -> Module:
+    """A new module of the architecture."""
+    kind, arguments = _CLASSES[architecture["class"]], architecture["arguments"]
+    if kind is modules.Sequential:
+        return modules.Sequential(*map(_build, arguments["modules"]))
+    return kind(**arguments)

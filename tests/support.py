@@ -1,0 +1,228 @@
+"""What the tests of the recurrent layers share: problems, their solutions by a layer and by the reference, and bounds.
+
+A problem is everything that goes into a forward and a backward pass; a solution is everything that comes out, by name.
+Its values are float32 numbers, so that one float64 solution of the reference judges both dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import rnnfast as rf
+from rnnfast import reference
+from shapes import Shape
+
+Array = npt.NDArray[Any]
+Solution = dict[str, Array]
+
+CELLS = tuple(reference.CELLS)
+DTYPES = (np.float32, np.float64)
+
+
+def new_layer(cell: str, input_size: int, hidden_size: int, **options: Any) -> Any:
+    """The public layer of a cell of the registry."""
+    if cell.startswith("rnn_"):
+        return rf.RNN(input_size, hidden_size, nonlinearity=cell.removeprefix("rnn_"), **options)
+    return {"lstm": rf.LSTM, "gru": rf.GRU}[cell](input_size, hidden_size, **options)
+
+
+def as_tuple(state: Any) -> tuple[Any, ...]:
+    return state if isinstance(state, tuple) else (state,)
+
+
+def as_state(arrays: tuple[Any, ...]) -> Any:
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = rf.get_num_threads()
+    rf.set_num_threads(number)
+    try:
+        yield
+    finally:
+        rf.set_num_threads(before)
+
+
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    cell: str
+    shape: Shape
+    params: Mapping[str, Array]
+    x: Array  # (T, B, I)
+    dy: Array  # (T, B, D·H)
+    state: tuple[Array, ...] | None  # (L·D, B, H) each
+    dstate: tuple[Array, ...]
+    lengths: Array | None = None
+    resets: Array | None = None  # (T, B)
+    options: Mapping[str, Any] = field(default_factory=dict)  # of the layer
+
+    def layer(self, dtype: npt.DTypeLike, **options: Any) -> Any:
+        layer = new_layer(self.cell, self.shape.input, self.shape.hidden, dtype=dtype, **self.options, **options)
+        layer.load_state_dict(self.params)
+        return layer
+
+    def rows(self, rows: slice) -> Problem:
+        """The same for some rows of the batch."""
+        return replace(
+            self,
+            x=self.x[:, rows],
+            dy=self.dy[:, rows],
+            state=None if self.state is None else tuple(s[:, rows] for s in self.state),
+            dstate=tuple(s[:, rows] for s in self.dstate),
+            lengths=None if self.lengths is None else self.lengths[rows],
+            resets=None if self.resets is None else self.resets[:, rows],
+        )
+
+
+def make_problem(
+    cell: str,
+    shape: Shape,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    bias: bool = True,
+    given: bool = True,
+    ragged: bool = False,
+    cut: bool = False,
+    seed: int = 0,
+) -> Problem:
+    """`given`: a state; `ragged`: lengths from 0 to T, NaN in x and dy past them; `cut`: resets, some at t = 0."""
+    random = np.random.default_rng(seed)
+    options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias}
+    directions = 2 if bidirectional else 1
+
+    def normal(*sizes: int) -> Array:
+        return random.standard_normal(sizes, np.float32)
+
+    def states() -> tuple[Array, ...]:
+        size = (num_layers * directions, shape.batch, shape.hidden)
+        return tuple(normal(*size) for _ in reference.CELLS[cell].initial)
+
+    x = normal(shape.steps, shape.batch, shape.input)
+    dy = normal(shape.steps, shape.batch, directions * shape.hidden)
+    lengths = resets = None
+    if ragged:
+        lengths = random.integers(0, shape.steps, shape.batch, endpoint=True)
+        lengths[: shape.batch // 3] = shape.steps
+        lengths[shape.batch - shape.batch // 4 :] = 0
+        random.shuffle(lengths)
+        padding = np.arange(shape.steps)[:, None] >= lengths
+        x[padding], dy[padding] = np.nan, np.nan
+    if cut:
+        resets = random.random((shape.steps, shape.batch)) < 0.3
+        resets[:1, ::2] = True
+    params = new_layer(cell, shape.input, shape.hidden, dtype=np.float32, seed=seed, **options).state_dict()
+    return Problem(cell, shape, params, x, dy, states() if given else None, states(), lengths, resets, options)
+
+
+# ---- solutions -------------------------------------------------------------------------------------------------------
+
+
+def solve(problem: Problem, dtype: npt.DTypeLike, *, batch_first: bool = False) -> Solution:
+    """Forward, backward and everything that they return, by the layer; sequences with time first."""
+    layer = problem.layer(dtype, batch_first=batch_first)
+
+    def outer(sequence: Array) -> Array:
+        return sequence.swapaxes(0, 1) if batch_first else sequence
+
+    state = None if problem.state is None else as_state(tuple(s.astype(dtype) for s in problem.state))
+    dstate = as_state(tuple(s.astype(dtype) for s in problem.dstate))
+    resets = None if problem.resets is None else outer(problem.resets)
+    y, final, tape = layer.forward(outer(problem.x.astype(dtype)), state, problem.lengths, resets)
+    hidden, gates = tape.hidden, tape.gates
+    every_state = [hidden, tape.cell] if len(problem.dstate) == 2 else [hidden]
+    dx, dinitial = layer.backward(tape, outer(problem.dy.astype(dtype)), dstate)
+    return _solution(outer(y), final, np.stack(every_state, axis=3), gates, outer(dx), dinitial, layer.grads)
+
+
+def solve_by_reference(problem: Problem, dtype: npt.DTypeLike = np.float64) -> Solution:
+    """The same by the reference, which computes in `dtype`."""
+    state = None if problem.state is None else as_state(problem.state)
+    y, final, tape = reference.forward(
+        problem.cell, problem.params, problem.x, state, problem.lengths, problem.resets, dtype
+    )
+    dx, dinitial, grads = reference.backward(tape, problem.dy, as_state(problem.dstate))
+    return _solution(y, final, tape.states, tape.gates, dx, dinitial, grads)
+
+
+def _solution(
+    y: Array, final: Any, states: Array, gates: Array, dx: Array, dinitial: Any, grads: Mapping[str, Array]
+) -> Solution:
+    return {
+        "y": y,
+        **{f"final state {k}": s for k, s in enumerate(as_tuple(final))},
+        "tape's states": states,
+        "tape's gates": gates,
+        "dx": dx,
+        **{f"gradient of state {k}": s for k, s in enumerate(as_tuple(dinitial))},
+        **{f"gradient of {name}": gradient.copy() for name, gradient in grads.items()},
+    }
+
+
+@lru_cache(maxsize=4)
+def cached_problem(cell: str, shape: Shape, **options: Any) -> tuple[Problem, Solution, Solution]:
+    """A problem with the reference's solutions in float64 and in float32."""
+    problem = make_problem(cell, shape, **options)
+    return problem, solve_by_reference(problem), solve_by_reference(problem, np.float32)
+
+
+# ---- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def worst(a: Array, b: Array) -> float:
+    """The largest distance of two elements; infinite where one is NaN."""
+    distance = float(np.max(np.abs(a.astype(np.float64) - b), initial=0))
+    return distance if distance == distance else np.inf
+
+
+def largest(a: Array) -> float:
+    return float(np.max(np.abs(a), initial=0))
+
+
+def assert_accurate(got: Solution, exact: Solution, single: Solution, scale: float = 0.0) -> None:
+    """Hold a whole solution to its bound.
+
+    float64: 1e-12 of an array's largest value. float32: four times the largest error that the reference makes when it
+    runs in float32 itself. In an array of a few elements its errors may be zero by luck; they count as two units in the
+    last place of the array's largest value at least. Sums can come out far below their terms; where an array is too
+    small for a larger element to tell, `scale` is a size of its terms.
+    """
+    assert got.keys() == exact.keys()
+    for name, array in got.items():
+        assert array.shape == exact[name].shape, name
+        size = max(scale, largest(exact[name]))
+        bound = 1e-12 * size
+        if array.dtype == np.float32:
+            bound = 4 * max(worst(single[name], exact[name]), 2 * float(np.finfo(np.float32).eps) * size)
+        error = worst(array, exact[name])
+        assert error <= bound, f"{name}: error {error:.3g}, bound {bound:.3g}, largest value {size:.3g}"
+
+
+def bits(array: Array) -> bytes:
+    return np.ascontiguousarray(array).tobytes()
+
+
+def assert_same_bits(got: Any, expected: Any, what: str = "") -> None:
+    """Arrays, or tuples or mappings of arrays, that agree in shape, dtype and every bit."""
+    if isinstance(expected, Mapping):
+        assert got.keys() == expected.keys()
+        for name in expected:
+            assert_same_bits(got[name], expected[name], f"{what} {name}")
+    elif isinstance(expected, tuple):
+        assert len(got) == len(expected)
+        for k, (a, b) in enumerate(zip(got, expected, strict=True)):
+            assert_same_bits(a, b, f"{what} {k}")
+    else:
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype), what
+        assert bits(got) == bits(expected), f"{what}: differ by up to {worst(got, expected):.3g}"

@@ -1,0 +1,188 @@
+"""Model files: whole, self-describing, readable by others, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import rnnfast as rf
+from rnnfast import saving
+
+Change = Callable[[dict[str, Any]], object]
+
+MODELS: dict[str, Callable[[], rf.Module]] = {
+    "rnn": lambda: rf.RNN(3, 4, 2, nonlinearity="relu", bias=False, dropout=0.25, seed=5),
+    "lstm": lambda: rf.LSTM(3, 4, 2, bidirectional=True, batch_first=True, dtype=np.float64),
+    "gru": lambda: rf.GRU(3, 4),
+    "embedding": lambda: rf.Embedding(7, 3),
+    "linear": lambda: rf.Linear(3, 4, bias=False),
+    "dropout": lambda: rf.Dropout(0.3),
+    "last": lambda: rf.Last(batch_first=True),
+    "sequential": lambda: rf.Sequential(
+        rf.Embedding(7, 3), rf.Sequential(rf.LSTM(3, 4), rf.Dropout(0.1)), rf.Linear(4, 7)
+    ),
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.safetensors"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_is_the_saved_one(name: str, path: Path) -> None:
+    model = MODELS[name]()
+    rf.save(model, path)
+    loaded = rf.load(path)
+    assert type(loaded) is type(model)
+    assert repr(loaded) == repr(model)
+    assert loaded.config == model.config  # with the seed, also where it was drawn from the system
+    assert list(loaded.params) == list(model.params)
+    assert np.array_equal(loaded.flat_params, model.flat_params)
+    assert loaded.dtype == model.dtype
+    assert loaded.training
+
+
+def test_a_loaded_model_computes_the_same_bits(path: Path) -> None:
+    model, tokens = MODELS["sequential"](), np.arange(6).reshape(3, 2)
+    rf.save(model, path)
+    assert np.array_equal(rf.load(path)(tokens)[0], model(tokens)[0])
+
+
+def test_other_programs_can_read_the_tensors(path: Path) -> None:
+    model = MODELS["sequential"]()
+    rf.save(model, str(path))
+    tensors = load_file(path)
+    assert set(tensors) == set(model.params)
+    assert all(np.array_equal(tensors[name], view) for name, view in model.params.items())
+
+
+def test_strings_go_along(path: Path) -> None:
+    metadata = {"vocabulary": "abc\nü😀", "": "{}"}
+    saving.save(MODELS["gru"](), path, metadata=metadata)
+    assert saving.load_with_metadata(path)[1] == metadata
+    rf.save(MODELS["gru"](), path)
+    assert saving.load_with_metadata(path)[1] == {}
+    with pytest.raises(TypeError, match="metadata: expected strings"):
+        saving.save(MODELS["gru"](), path, metadata={"size": 3})  # type: ignore[dict-item]
+
+
+# ---- whole or not at all ---------------------------------------------------------------------------------------------
+def test_a_file_appears_whole_or_not_at_all(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rf.save(MODELS["gru"](), path)
+    before = path.read_bytes()
+
+    def fail(_: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space left"):
+        rf.save(MODELS["lstm"](), path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_saving_replaces_and_leaves_nothing_beside(path: Path) -> None:
+    for name in ("gru", "lstm"):
+        rf.save(MODELS[name](), path)
+    assert repr(rf.load(path)).startswith("LSTM")
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_errors_of_the_system_name_the_file(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        rf.load(path)
+    with pytest.raises(IsADirectoryError):
+        rf.load(path.parent)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        rf.save(MODELS["gru"](), path.parent / "nowhere" / "model.safetensors")
+
+
+class Mine(rf.Linear):
+    pass
+
+
+def test_only_modules_of_the_library_can_be_saved(path: Path) -> None:
+    for model in (Mine(2, 2), rf.Sequential(Mine(2, 2))):
+        with pytest.raises(TypeError, match=r"model: expected modules of rnnfast, got .*\.Mine"):
+            rf.save(model, path)
+    with pytest.raises(TypeError, match="model: expected a module, got dict"):
+        rf.save({}, path)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+# ---- foreign and damaged files ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"\x80\x04]\x94.", bytes(100), b"\xff" * 100, b"\x02" + bytes(7) + b"{}"],
+    ids=["empty", "text", "pickle", "zeros", "ones", "no_tensors"],
+)
+def test_foreign_files_are_refused(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.safetensors: not a model saved by rnnfast, or damaged"):
+        rf.load(path)
+
+
+def test_safetensors_of_another_program_are_refused(path: Path) -> None:
+    save_file({"weight": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+        rf.load(path)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 50, -1])
+def test_a_truncated_file_is_refused(size: int, path: Path) -> None:
+    rf.save(MODELS["sequential"](), path)
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+        rf.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.update({"class": "Module"}),
+        lambda model: model.update({"class": "os.system"}),
+        lambda model: model.update({"class": ["Linear"]}),
+        lambda model: model.pop("class"),
+        lambda model: model.pop("arguments"),
+        lambda model: model.update(arguments=None),
+        lambda model: model["arguments"].update(in_features=7),
+        lambda model: model["arguments"].update(in_features="4"),
+        lambda model: model["arguments"].update(in_features=2**62),
+        lambda model: model["arguments"].update(dtype="object"),
+        lambda model: model["arguments"].update(shell="rm"),
+        lambda model: model.update({"class": "Sequential", "arguments": {"modules": 3}}),
+        lambda model: model.update({"class": "Sequential", "arguments": {"modules": []}}),
+        lambda model: model.update({"class": "Sequential"}),
+    ],
+)
+def test_a_damaged_architecture_is_refused(change: Change, path: Path) -> None:
+    model = {"class": "Linear", "arguments": rf.Linear(4, 2, seed=0).config}
+    change(model)
+    header = {"rnnfast": "1", "model": json.dumps(model), "metadata": "{}"}
+    save_file(rf.Linear(4, 2, seed=0).state_dict(), path, header)
+    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+        rf.load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"rnnfast": "2", "model": "{}", "metadata": "{}"},
+        {"rnnfast": "1", "model": "{", "metadata": "{}"},
+        {"rnnfast": "1", "model": "[" * 100_000, "metadata": "{}"},
+        {"rnnfast": "1", "model": "3", "metadata": "{}"},
+        {"rnnfast": "1", "metadata": "{}"},
+    ],
+)
+def test_a_damaged_header_is_refused(header: dict[str, str], path: Path) -> None:
+    save_file(rf.Linear(4, 2, seed=0).state_dict(), path, header)
+    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+        rf.load(path)
