@@ -127,13 +127,13 @@ template <class T> class Backward {
     for (index s = step_; s-- > begin;) {
       const index last = std::min(rows.end, layer_.timeline.live(s));
       if (rows.begin < last) step(worker, s, rows.begin, last, blocks);
-      if (!plan_.by_rows) barrier(count);
+      if (!plan_.by_rows) barrier_.wait(count);
     }
-    barrier(count);
+    barrier_.wait(count);
     if (adjoints_.dx) input_gradient(worker, share(chunk_size(), thread, count));
     pack_operand(dweight_ih_, x_rows_, thread, count);
     pack_operand(dweight_hh_, h_rows_, thread, count);
-    barrier(count);
+    barrier_.wait(count);
     const auto own = share(layer_.vectors(), thread, count);
     dweight_ih_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
     dweight_hh_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
@@ -298,6 +298,7 @@ template <class T> class Backward {
   std::vector<ChunkRow> rows_;
   std::vector<const T*> x_rows_, h_rows_, dz_of_row_;
   std::vector<index> first_row_of_step_;
+  Barrier barrier_;
 };
 
 }  // namespace rnnfast

@@ -22,16 +22,25 @@ template <class T> using MaybeArray = std::optional<Array<T>>;
 // An argument that is bound as this takes exact arrays only: a conversion would be a hidden copy.
 inline py::arg exact(const char* name) { return py::arg(name).noconvert(); }
 
-[[noreturn]] inline void reject(const char* name, const std::string& expected, const py::array& got) {
-  std::string shape = "(";
-  for (py::ssize_t k = 0; k < got.ndim(); k++) shape += (k ? ", " : "") + std::to_string(got.shape(k));
-  throw py::value_error(std::string(name) + ": expected " + expected + ", got " + shape + ")");
-}
-
-inline std::string shape_text(std::initializer_list<index> shape) {
+// As Python prints a tuple.
+template <class Sizes> std::string shape_text(const Sizes& shape) {
   std::string text = "(";
   for (index n : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(n);
-  return text + ")";
+  return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+[[noreturn]] inline void reject(const char* name, const std::string& expected, const py::array& got) {
+  const std::vector<index> shape(got.shape(), got.shape() + got.ndim());
+  throw py::value_error(std::string(name) + ": expected " + expected + ", got " + shape_text(shape));
+}
+
+inline index extent(const char* name, const py::array& a, py::ssize_t axis, py::ssize_t rank) {
+  if (a.ndim() != rank) reject(name, "an array of " + std::to_string(rank) + " axes", a);
+  return a.shape(axis);
+}
+
+inline void check_threads(int threads) {
+  if (threads < 1) throw py::value_error("num_threads: expected at least 1, got " + std::to_string(threads));
 }
 
 template <class T> void check_aligned(const char* name, const Array<T>& a) {
@@ -69,7 +78,7 @@ template <class T> T* dense_out(const char* name, const MaybeArray<T>& a, std::i
 // (T, B, width) with a contiguous last axis.
 template <class T> void check_sequence(const char* name, const Array<T>& a, index steps, index batch, index width) {
   if (a.ndim() != 3 || a.shape(0) != steps || a.shape(1) != batch || a.shape(2) != width)
-    reject(name, shape_text({steps, batch, width}), a);
+    reject(name, shape_text(std::initializer_list<index>{steps, batch, width}), a);
   constexpr py::ssize_t item = sizeof(T);
   if (a.size() == 0) return;  // NumPy gives an empty array whatever strides
   if (width > 1 && a.strides(2) != item) throw py::value_error(std::string(name) + ": expected a contiguous last axis");

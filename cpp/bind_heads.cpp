@@ -13,15 +13,6 @@ namespace {
 using Integers = Array<std::int64_t>;
 using MaybeIntegers = MaybeArray<std::int64_t>;
 
-index extent(const char* name, const py::array& a, py::ssize_t axis, py::ssize_t rank) {
-  if (a.ndim() != rank) reject(name, "an array of " + std::to_string(rank) + " axes", a);
-  return a.shape(axis);
-}
-
-void check_threads(int threads) {
-  if (threads < 1) throw py::value_error("num_threads: expected at least 1, got " + std::to_string(threads));
-}
-
 void check_entry(const char* name, std::int64_t value, index count, std::initializer_list<index> place) {
   if (value < 0 || value >= count)
     throw py::value_error(std::string(name) + ": expected 0 to " + std::to_string(count - 1) + ", got " +

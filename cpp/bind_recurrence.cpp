@@ -25,26 +25,26 @@ py::dict cell_shapes() {
   return shapes;
 }
 
-index extent(const char* name, const py::array& a, py::ssize_t axis, py::ssize_t rank) {
-  if (a.ndim() != rank) reject(name, "an array of " + std::to_string(rank) + " axes", a);
-  return a.shape(axis);
-}
-
 Resets resets_view(const MaybeResets& resets, index steps, index batch) {
   if (!resets) return {};
   if (resets->ndim() != 2 || resets->shape(0) != steps || resets->shape(1) != batch)
-    reject("resets", shape_text({steps, batch}), *resets);
+    reject("resets", shape_text(std::initializer_list<index>{steps, batch}), *resets);
   return {resets->data(), resets->strides(0), resets->strides(1)};
+}
+
+// Makes the driver and runs it to its end, all without the lock; between two blocks signals get their chance.
+template <class Driver, class... Arguments> void drive(Arguments&... arguments) {
+  std::optional<Driver> driver;
+  run_in_blocks([&] {
+    if (!driver) driver.emplace(arguments...);
+    return driver->advance();
+  });
 }
 
 template <class A> void check_count(const char* name, const A& arrays, int expected) {
   if (static_cast<int>(arrays.size()) != expected)
     throw py::value_error(std::string(name) + ": expected " + std::to_string(expected) + " arrays, got " +
                           std::to_string(arrays.size()));
-}
-
-void check_threads(int threads) {
-  if (threads < 1) throw py::value_error("num_threads: expected at least 1, got " + std::to_string(threads));
 }
 
 template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index input, index hidden, const Array<T>& ih,
@@ -106,8 +106,7 @@ void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_
     // A state that is not kept over time is carried in the array of its last value.
     if (k > 0 && !layer.keeps_states) layer.states[k] = {to[k], layer.x.steps, batch, hidden, 0, hidden};
   }
-  Forward<T> driver(layer, to, num_threads);
-  run_in_blocks([&] { return driver.advance(); });
+  drive<Forward<T>>(layer, to, num_threads);
 }
 
 template <class T>
@@ -139,33 +138,34 @@ void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight
   adjoints.dweight_hh = dense_out("dweight_hh", dweight_hh, {rows, hidden});
   adjoints.dbias_ih = dense_out("dbias_ih", dbias_ih, {rows});
   adjoints.dbias_hh = dense_out("dbias_hh", dbias_hh, {rows});
-  Backward<T> driver(layer, adjoints, num_threads);
-  run_in_blocks([&] { return driver.advance(); });
+  drive<Backward<T>>(layer, adjoints, num_threads);
 }
 
 template <class T> void linear_forward(const Array<T>& x, const Array<T>& weight, const MaybeArray<T>& bias,
                                        const Array<T>& y, const MaybeArray<std::int64_t>& lengths, int num_threads) {
   check_threads(num_threads);
-  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
-              output = extent("weight", weight, 0, 2);
-  LinearForward<T> driver(sequence("x", x, steps, batch, input), dense("weight", weight, {output, input}),
-                          dense("bias", bias, {output}), sequence_out("y", y, steps, batch, output),
-                          lengths_view(lengths, steps, batch), num_threads);
-  run_in_blocks([&] { return driver.advance(); });
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2);
+  const index output = extent("weight", weight, 0, 2);
+  const auto from = sequence("x", x, steps, batch, input);
+  const auto to = sequence_out("y", y, steps, batch, output);
+  const T *w = dense("weight", weight, {output, input}), *b = dense("bias", bias, {output});
+  const Lengths live = lengths_view(lengths, steps, batch);
+  drive<LinearForward<T>>(from, w, b, to, live, num_threads);
 }
 
 template <class T> void linear_backward(const Array<T>& x, const Array<T>& weight, const Array<T>& dy,
                                         const MaybeArray<T>& dx, const Array<T>& dweight, const MaybeArray<T>& dbias,
                                         const MaybeArray<std::int64_t>& lengths, int num_threads) {
   check_threads(num_threads);
-  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
-              output = extent("weight", weight, 0, 2);
-  Sequence<T> to;
-  if (dx) to = sequence_out("dx", *dx, steps, batch, input);
-  LinearBackward<T> driver(sequence("x", x, steps, batch, input), dense("weight", weight, {output, input}),
-                           sequence("dy", dy, steps, batch, output), to, dense_out("dweight", dweight, {output, input}),
-                           dense_out("dbias", dbias, {output}), lengths_view(lengths, steps, batch), num_threads);
-  run_in_blocks([&] { return driver.advance(); });
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2);
+  const index output = extent("weight", weight, 0, 2);
+  const auto x_view = sequence("x", x, steps, batch, input);
+  const auto dy_view = sequence("dy", dy, steps, batch, output);
+  const auto dx_view = dx ? sequence_out("dx", *dx, steps, batch, input) : Sequence<T>{};
+  const T* w = dense("weight", weight, {output, input});
+  T *dw = dense_out("dweight", dweight, {output, input}), *db = dense_out("dbias", dbias, {output});
+  const Lengths live = lengths_view(lengths, steps, batch);
+  drive<LinearBackward<T>>(x_view, w, dy_view, dx_view, dw, db, live, num_threads);
 }
 
 template <class T> Array<T> math(const std::string& name, const Array<T>& x) {

@@ -38,14 +38,15 @@ constexpr index dense_rows_a_chunk = 256;
 template <class T> class LinearForward {
  public:
   LinearForward(Sequence<const T> x, const T* weight, const T* bias, Sequence<T> y, Lengths lengths, int threads)
-      : x_(x), y_(y), lengths_(lengths), threads_(threads), rows_(x.steps, x.batch, lengths),
-        vectors_((y.width + N - 1) / N), packed_(Feed{0, {0}}, y.width, x.width, panel_width(rows_.count())),
-        bias_({vectors_, N}), pace_(2.0 * x.width * y.width), from_(static_cast<std::size_t>(rows_.count())) {
+      : x_(x), y_(y), lengths_(lengths), rows_(x.steps, x.batch, lengths),
+        threads_(threads_for(1.0 * rows_.count() * x.width * y.width, threads)), vectors_((y.width + N - 1) / N),
+        packed_(Feed{0, {0}}, y.width, x.width, panel_width(rows_.count())), bias_({vectors_, N}),
+        pace_(2.0 * x.width * y.width), from_(static_cast<std::size_t>(rows_.count())) {
     bias_.fill(T(0));
     if (bias) std::copy_n(bias, y.width, bias_.get());
     for (index row = 0; row < rows_.count(); row++) from_[row] = rows_.of(x_, row);
-    for (int k = 0; k < threads; k++) z_.emplace_back(Buffer<T>({rows_in_cache, block_, N}));
-    parallel(threads, [&](int thread, int count) {
+    for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, block_, N}));
+    parallel(threads_, [&](int thread, int count) {
       const Range own = share(blocks(), thread, count);
       for (index j = own.begin; j < own.end; j++) packed_.pack(weight, j * block_, vectors_of(j));
     });
@@ -90,8 +91,8 @@ template <class T> class LinearForward {
   Sequence<const T> x_;
   Sequence<T> y_;
   Lengths lengths_;
-  int threads_;
   LiveRows rows_;
+  int threads_;
   index vectors_;
   PackedRows<T> packed_;
   Buffer<T> bias_;
@@ -105,14 +106,15 @@ template <class T> class LinearBackward {
  public:
   LinearBackward(Sequence<const T> x, const T* weight, Sequence<const T> dy, Sequence<T> dx, T* dweight, T* dbias,
                  Lengths lengths, int threads)
-      : x_(x), dy_(dy), dx_(dx), dweight_(dweight), dbias_(dbias), lengths_(lengths), threads_(threads),
-        rows_(x.steps, x.batch, lengths), vectors_((dy.width + N - 1) / N), dz_({vectors_, dense_rows_a_chunk, N}),
-        weight_gradient_(feed(), dy.width, x.width, dense_rows_a_chunk), bias_gradient_(1, dy.width) {
+      : x_(x), dy_(dy), dx_(dx), dweight_(dweight), dbias_(dbias), lengths_(lengths), rows_(x.steps, x.batch, lengths),
+        threads_(threads_for(1.0 * rows_.count() * x.width * dy.width, threads)), vectors_((dy.width + N - 1) / N),
+        dz_({vectors_, dense_rows_a_chunk, N}), weight_gradient_(feed(), dy.width, x.width, dense_rows_a_chunk),
+        bias_gradient_(1, dy.width) {
     if (dx_) to_input_ = PackedColumns<T>(feed(), dy.width, x.width, panel_width(rows_.count()), narrowest_block * 2);
-    for (int k = 0; k < threads; k++) z_.emplace_back(Buffer<T>({rows_in_cache, narrowest_block * 2, N}));
+    for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, narrowest_block * 2, N}));
     for (index row = 0; row < dense_rows_a_chunk; row++) dz_rows_.push_back(dz_.get() + row * N);
     x_rows_.resize(dense_rows_a_chunk);
-    parallel(threads, [&](int thread, int count) {
+    parallel(threads_, [&](int thread, int count) {
       if (!dx_) return;
       const Range own = share(to_input_.blocks(), thread, count);
       for (index j = own.begin; j < own.end; j++) to_input_.pack(weight, j);
@@ -140,7 +142,7 @@ template <class T> class LinearBackward {
       pack_rows([&](index row) { return rows_.of(dy_, row_ + row) + v * N; }, dy_.width - v * N, rows,
                 dz_.get() + v * dense_rows_a_chunk * N, N);
     weight_gradient_.pack(x_rows_.data(), rows, columns.begin, columns.end);
-    barrier(count);
+    barrier_.wait(count);
     if (dx_) input_gradient(share(rows, thread, count), z_[thread].get());
     weight_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
     bias_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
@@ -173,8 +175,8 @@ template <class T> class LinearBackward {
   Sequence<T> dx_;
   T *dweight_, *dbias_;
   Lengths lengths_;
-  int threads_;
   LiveRows rows_;
+  int threads_;
   index vectors_;
   Buffer<T> dz_;
   PackedColumns<T> to_input_;
@@ -182,6 +184,7 @@ template <class T> class LinearBackward {
   BiasGradient<T> bias_gradient_;
   std::vector<const T*> dz_rows_, x_rows_;
   std::vector<Buffer<T>> z_;
+  Barrier barrier_;
   index row_ = 0;
 };
 

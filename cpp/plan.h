@@ -28,23 +28,30 @@ struct Plan {
 
 // Rows of the batch a thread should have to itself before splitting by rows pays.
 constexpr index rows_worth_splitting = 4;
+// Multiply-adds of a call below which opening a region costs more than a second thread brings.
+constexpr double work_worth_a_region = 1e6;
 // Recurrent multiply-adds a step below which a barrier costs more than a second thread brings.
-constexpr index work_worth_a_barrier = 100'000;
+constexpr double work_worth_a_barrier = 1e5;
 // Bytes of pre-activations that are kept for a chunk of steps: about half a level-2 cache.
 constexpr index bytes_ahead = 256 * 1024;
 // Rows whose pre-activations stay in the level-1 cache between product and cell.
 constexpr index rows_in_cache = 48;
 
+inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }
+
 template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   constexpr index N = Vec<T>::lanes;
   const index accumulators = static_cast<index>(layer.cell.accumulators.size());
   const index batch = layer.timeline.batch(), vectors = layer.vectors();
+  const double row_work = static_cast<double>(accumulators) * static_cast<double>(layer.hidden());
+  const double step_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden());
+  const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
   Plan plan;
-  plan.by_rows = batch >= rows_worth_splitting * threads;
-  const index work = batch * accumulators * layer.hidden() * layer.hidden();
-  plan.threads = plan.by_rows                  ? threads
-                 : work < work_worth_a_barrier ? 1
-                                               : std::min<int>(threads, static_cast<int>(vectors));
+  plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
+  plan.by_rows = batch >= rows_worth_splitting * plan.threads;
+  if (!plan.by_rows) {
+    plan.threads = step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
+  }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
   plan.width = panel_width(plan.rows);
   plan.most_units = std::max<index>(plan.by_rows ? vectors : (vectors + plan.threads - 1) / plan.threads, 1);

@@ -24,7 +24,9 @@ template <class T> struct Vec {
 
   Vec() = default;
   Vec(Packet packet) : p(packet) {}
-  explicit Vec(T value) : p(Eigen::internal::pset1<Packet>(value)) {}
+  // Where the processor has no vectors, the packet is the number itself and the constructor above does it.
+  template <class S, std::enable_if_t<std::is_arithmetic_v<S> && !std::is_same_v<T, Packet>, int> = 0>
+  explicit Vec(S value) : p(Eigen::internal::pset1<Packet>(static_cast<T>(value))) {}
 
   static Vec load(const T* from) { return Eigen::internal::ploadu<Packet>(from); }
   static Vec broadcast(const T* from) { return Eigen::internal::pload1<Packet>(from); }

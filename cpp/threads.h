@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "simd.h"
 
@@ -28,15 +30,33 @@ template <class Body> void parallel([[maybe_unused]] int threads, const Body& bo
   body(0, 1);
 }
 
-// Waits for the other workers of the region. One worker has nobody to wait for: it may run inside a region of the
-// caller's.
-inline void barrier([[maybe_unused]] int count) {
-#ifdef _OPENMP
-  if (count > 1) {
-#pragma omp barrier
+// Where the workers of a region wait for each other. A worker spins for a few microseconds, then gives its core away:
+// on a busy machine the one waited for may need it.
+class Barrier {
+ public:
+  void wait(int count) {
+    if (count == 1) return;
+    const unsigned round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++)
+      spins < most_spins ? pause() : std::this_thread::yield();
   }
+
+ private:
+  static constexpr int most_spins = 2000;
+  static void pause() {
+#if defined(__SSE2__)
+    _mm_pause();
 #endif
-}
+  }
+
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<unsigned> round_{0};
+};
 
 struct Range {
   index begin = 0, end = 0;

@@ -403,6 +403,9 @@ def test_an_interrupt_during_an_update_waits_for_its_end(text: Path, monkeypatch
     assert (before != after).mean() > 0.5
 
 
+SOON = 3.0  # seconds; one is promised, but the machine may have other work
+
+
 def seconds_to_say(said: bytes, process: subprocess.Popen[bytes]) -> float:
     """Read the process's stderr until it says something."""
     assert process.stderr is not None
@@ -419,7 +422,7 @@ def test_ctrl_c_ends_training_and_saves(text: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         seconds_to_say(b"held-out", process)
         process.send_signal(signal.SIGINT)
-        assert seconds_to_say(b"interrupted after", process) < 3  # one, on a machine that has nothing else to do
+        assert seconds_to_say(b"interrupted after", process) < SOON
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert b"Traceback" not in err
@@ -435,7 +438,7 @@ def test_ctrl_c_ends_a_step_of_many_seconds(text: Path) -> None:
         seconds_to_say(b"0%", process)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        assert seconds_to_say(b"interrupted before the first step", process) < 3  # one, on a machine that has nothing else to do
+        assert seconds_to_say(b"interrupted before the first step", process) < SOON
         process.communicate(timeout=60)
     assert process.returncode == 130
     assert files(text.parent) == {"text.txt"}

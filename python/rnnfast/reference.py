@@ -26,7 +26,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CELLS", "Cell", "Step", "Tape", "backward", "forward", "scan", "scan_backward"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "Step",
+    "Tape",
+    "backward",
+    "forward",
+    "gru_step",
+    "gru_step_backward",
+    "lstm_step",
+    "lstm_step_backward",
+    "project",
+    "project_backward",
+    "rnn_step",
+    "rnn_step_backward",
+    "scan",
+    "scan_backward",
+    "sigmoid",
+]
 
 Array = npt.NDArray[np.floating[Any]]
 Vectors = tuple[Array, ...]

@@ -33,11 +33,11 @@ def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, 
 
     if not isinstance(model, Module):
         raise TypeError(f"model: expected a module, got {type(model).__name__}")
-    architecture = _describe(model)
     given = dict(metadata or {})
     if not all(isinstance(text, str) for item in given.items() for text in item):
         raise TypeError("metadata: expected strings")
-    header = {"rnnfast": _FORMAT, "model": json.dumps(architecture), "metadata": json.dumps(given)}
+    # One entry, since safetensors writes several in an order that varies from run to run.
+    header = {"rnnfast": json.dumps({"format": _FORMAT, "model": _describe(model), "metadata": given}, sort_keys=True)}
     tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
     write_whole(path, to_bytes(tensors, header))
 
@@ -71,10 +71,10 @@ def load_with_metadata(path: str | os.PathLike[str]) -> tuple[Module, dict[str, 
         pass
     try:
         with safe_open(path, framework="numpy") as file:
-            header = file.metadata() or {}
-            if header.get("rnnfast") != _FORMAT:
+            header = json.loads((file.metadata() or {}).get("rnnfast", "{}"))
+            if header.get("format") != _FORMAT:
                 raise ValueError(f"no model of format {_FORMAT}")
-            model, metadata = _build(json.loads(header["model"])), dict(json.loads(header["metadata"]))
+            model, metadata = _build(header["model"]), dict(header["metadata"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  no mapping
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{os.fspath(path)}: not a model saved by rnnfast, or damaged ({error})") from None

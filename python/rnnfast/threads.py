@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import SupportsIndex
 
 from . import _kernels
 
@@ -35,7 +36,7 @@ def get_num_threads() -> int:
     return _default() if _chosen is None else _chosen
 
 
-def set_num_threads(num_threads: int) -> None:
+def set_num_threads(num_threads: SupportsIndex) -> None:
     """Sets the number of threads of every later call in this process. It changes the time, never a bit of a result.
 
     Raises TypeError if `num_threads` is no integer, ValueError if it is less than 1.
@@ -51,7 +52,7 @@ def set_num_threads(num_threads: int) -> None:
     _chosen = _positive(num_threads)
 
 
-def resolve(num_threads: int | None = None) -> int:
+def resolve(num_threads: SupportsIndex | None = None) -> int:
     """The number to hand to the kernel that is called next: `num_threads`, or by default `get_num_threads()`.
 
     It is 1 where more can't be had: without OpenMP, and in a forked child whose parent had run kernels on several
@@ -100,7 +101,7 @@ def show_config() -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def _positive(num_threads: int) -> int:
+def _positive(num_threads: SupportsIndex) -> int:
     try:
         number = operator.index(num_threads)
     except TypeError:
