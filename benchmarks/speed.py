@@ -43,7 +43,9 @@ def load_shapes() -> dict[str, Shape]:
     return {name: Shape(name, *entry["TBIH"]) for name, entry in data.items()}
 
 
-def our_calls(cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray) -> tuple[rf.Module, dict[str, Callable[[], object]]]:
+def our_calls(
+    cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray
+) -> tuple[rf.Module, dict[str, Callable[[], object]]]:
     layer = getattr(rf, cell)(shape.I, shape.H, seed=0)
 
     def train() -> object:
@@ -54,9 +56,7 @@ def our_calls(cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray) -> tuple[r
     return layer, {"forward": lambda: layer(x)[0], "training": train}
 
 
-def torch_calls(
-    cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray, layer: rf.Module
-) -> dict[str, Callable[[], object]]:
+def torch_calls(cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray, layer: rf.Module) -> Calls:
     try:
         import torch
     except ImportError:
@@ -120,7 +120,9 @@ def row(cell: str, shape: Shape, threads: int, samples: dict[str, Sample]) -> st
 def main() -> None:
     shapes = load_shapes()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=shapes, default=list(shapes), metavar="NAME", help="default: all")
+    parser.add_argument(
+        "--shapes", nargs="+", choices=shapes, default=list(shapes), metavar="NAME", help="default: all"
+    )
     parser.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, len(os.sched_getaffinity(0))])
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default 9)")

@@ -25,9 +25,7 @@ class Sample:
         return (high - low) / self.median
 
 
-def take_turns(
-    calls: Mapping[str, Callable[[], object]], rounds: int, seconds_a_turn: float
-) -> dict[str, Sample]:
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, seconds_a_turn: float) -> dict[str, Sample]:
     """Times every call `rounds` times, one after the other in each round; the first call of each is not counted."""
     repeats = {name: _repeats(call, seconds_a_turn) for name, call in calls.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}

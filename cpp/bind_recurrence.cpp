@@ -4,7 +4,7 @@
 #include "cells.h"
 #include "dense.h"
 #include "forward.h"
-#include "limits.h"
+#include "peak.h"
 
 namespace rnnfast {
 namespace {

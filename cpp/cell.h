@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "math.h"
+#include "elementary.h"
 #include "simd.h"
 
 namespace rnnfast {

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kernel
 
 Array = npt.NDArray[Any]
 
-BOUNDS = {"exp": 1.1, "sigmoid": 2.51, "tanh": 2.2}  # in ULP, as cpp/math.h states them
+BOUNDS = {"exp": 1.1, "sigmoid": 2.51, "tanh": 2.2}  # in ULP, as cpp/elementary.h states them
 WIDER = {np.float32: np.float64, np.float64: np.longdouble}
 
 

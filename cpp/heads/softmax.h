@@ -6,7 +6,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../math.h"
+#include "../elementary.h"
 #include "reduce.h"
 
 namespace rnnfast {
