@@ -70,13 +70,14 @@ template <class T> class Backward {
   struct Worker {
     explicit Worker(const Backward& b)
         : pointers(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)),
-          z({rows_in_cache, std::max(b.plan_.unit_vectors(1), narrowest_block), N}) {
+          z({rows_in_cache, b.plan_.unit_vectors(1), N}) {
+      if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.to_input_.columns(), N});
       for (auto& rows : dstate) rows.resize(static_cast<std::size_t>(b.batch_));
     }
     RowPointers<T> pointers;
     std::vector<const T*> dz;  // of the step after
     std::array<std::vector<T*>, most_states> dstate;
-    Buffer<T> z;
+    Buffer<T> z, dx;
   };
 
   struct ChunkRow {
@@ -174,7 +175,7 @@ template <class T> class Backward {
     const Timeline& timeline = layer_.timeline;
     T* dh = worker.z.get();
     std::fill_n(dh, rows * stride, T(0));
-    to_state_.multiply_into(worker.dz.data() + (r - first), running, dz_jump(), j, dh, stride);
+    to_state_.multiply_into(worker.dz.data() + (r - first), running, dz_jump(), to_state_.all_units(), j, dh, stride);
     for (index i = 0; i < rows; i++) {
       if (i < running && timeline.origin(s + 1, r + i) == Origin::fresh)
         for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r + i) + unit, stride, T(0));
@@ -213,25 +214,35 @@ template <class T> class Backward {
     }
   }
 
+  // A part of dz, some rows by some units, stays in the level-2 cache while all of dx is made from it.
   void input_gradient(Worker& worker, Range rows) {
-    for (index j = 0; j < to_input_.blocks(); j++) {
-      const index feature = to_input_.column_of(j) * N, vectors = to_input_.columns_of(j), stride = vectors * N;
-      const index valid = std::min(stride, layer_.weights.input - feature);
-      for (index q = rows.begin; q < rows.end;) {
-        const index n = even_part(rows.end - q, rows_in_cache);
-        T* z = worker.z.get();
-        std::fill_n(z, n * stride, T(0));
-        to_input_.multiply_into(dz_of_row_.data() + q, n, dz_jump(), j, z, stride);
-        for (index i = 0; i < n; i++) {
-          T* to = dx_row(q + i) + feature;
-          if (adjoints_.accumulate_dx)
-            for (index f = 0; f < valid; f++) to[f] += z[i * stride + f];
-          else
-            std::copy_n(z + i * stride, valid, to);
-        }
-        q += n;
-      }
+    const index stride = to_input_.columns() * N, units = layer_.vectors(), at_once = to_input_.units_at_once();
+    T* z = worker.dx.get();
+    for (index q = rows.begin; q < rows.end;) {
+      const index n = even_part(rows.end - q, dx_rows());
+      std::fill_n(z, n * stride, T(0));
+      for (index v = 0; v < units; v += at_once)
+        for (index j = 0; j < to_input_.blocks(); j++)
+          to_input_.multiply_into(dz_of_row_.data() + q, n, dz_jump(), {v, std::min(v + at_once, units)}, j,
+                                  z + to_input_.column_of(j) * N, stride);
+      for (index i = 0; i < n; i++) write_dx(z + i * stride, dx_row(q + i));
+      q += n;
     }
+  }
+
+  void write_dx(const T* from, T* to) const {
+    const index input = layer_.weights.input;
+    if (!adjoints_.accumulate_dx) {
+      std::copy_n(from, input, to);
+      return;
+    }
+    for (index f = 0; f < input; f++) to[f] += from[f];
+  }
+
+  // Rows of dx that are made together: as many as stay in the level-2 cache, but enough to fill tiles.
+  index dx_rows() const {
+    constexpr index least = 12, most = 96, bytes = 128 * 1024;
+    return std::clamp(bytes / (to_input_.columns() * N * static_cast<index>(sizeof(T))), least, most);
   }
 
   T* dx_row(index q) const {
@@ -274,7 +285,7 @@ template <class T> class Backward {
       for (index j = 0; j < to_state_.blocks(); j++) {
         const index unit = to_state_.column_of(j) * N, stride = to_state_.columns_of(j) * N;
         std::fill_n(worker.z.get(), stride, T(0));
-        to_state_.multiply_into(&dz, 1, dz_jump(), j, worker.z.get(), stride);
+        to_state_.multiply_into(&dz, 1, dz_jump(), to_state_.all_units(), j, worker.z.get(), stride);
         add_to_dh(dstate_at(0, r) + unit, nullptr, 0, to_state_.columns_of(j), worker.z.get());
         std::copy_n(worker.z.get(), std::min(stride, hidden - unit), adjoints_.dinitial[0] + b * hidden + unit);
       }

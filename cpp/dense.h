@@ -155,7 +155,7 @@ template <class T> class LinearBackward {
       for (index row = rows.begin; row < rows.end;) {
         const index n = even_part(rows.end - row, rows_in_cache);
         std::fill_n(z, n * stride, T(0));
-        to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, j, z, stride);
+        to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, to_input_.all_units(), j, z, stride);
         for (index i = 0; i < n; i++) std::copy_n(z + i * stride, valid, rows_.of(dx_, row_ + row + i) + first);
         row += n;
       }

@@ -36,15 +36,21 @@ template <class T> class WeightGradient {
   }
 
   // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for vectors [first, last) of units.
+  // Columns go in groups whose packed rows stay in the level-2 cache while dz passes by.
   void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
-    for (index v = first; v < last; v++)
-      for (index done = 0; done < row_count; done += rows_at_once)
-        for (index c = 0; c < columns();) {
-          const index w = even_part(columns() - c, width);
+    const index most =
+        std::max(width, bytes_of_group / (static_cast<index>(sizeof(T)) * N * std::max<index>(row_count, 1)));
+    for (index begin = 0, end; begin < columns(); begin = end) {
+      end = begin;
+      while (end < columns() && end - begin < most) end += panel_at(end);
+      for (index v = first; v < last; v++)
+        for (index done = 0; done < row_count; done += rows_at_once) {
           const index rows = std::min(rows_at_once, row_count - done);
-          add_panel(dz, v, first_row + done, rows, operand_.get() + (c * row_count + done * w) * N, c, w);
-          c += w;
+          for (index c = begin; c < end; c += panel_at(c))
+            add_panel(dz, v, first_row + done, rows, operand_.get() + (c * row_count + done * panel_at(c)) * N, c,
+                      panel_at(c));
         }
+    }
   }
 
   // dW += what was summed, rows [first, last) of (G H).
@@ -64,6 +70,9 @@ template <class T> class WeightGradient {
   // Rows whose dz and operand panel share the level-1 cache.
   static constexpr index rows_at_once = 128;
 
+  static constexpr index bytes_of_group = 192 * 1024;
+
+  index panel_at(index c) const { return even_part(columns() - c, width); }
   index padded() const { return columns() * N; }
   index feed_row(index row) const { return feed_.gates[row / hidden_] * hidden_ + row % hidden_; }
 

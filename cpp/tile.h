@@ -121,19 +121,21 @@ inline index panel_width(index rows) {
 }
 
 // z[r, c] += a[r, :] w[:, c] for all rows and all `columns` vectors of a block packed in panels of at most `width`
-// vectors; z has `columns` vectors a row, `z_stride` numbers apart.
+// vectors; z has `columns` vectors a row, `z_stride` numbers apart. The walk may be a part of the panels' `whole`
+// length that begins at its k = `first`.
 template <class T> void multiply(const T* const* rows, index row_count, const Walk& walk, const T* packed,
-                                 index columns, index width, T* z, index z_stride) {
+                                 index columns, index width, T* z, index z_stride, index whole, index first = 0) {
   constexpr index N = Vec<T>::lanes;
   for (index c = 0; c < columns;) {
     const index w = even_part(columns - c, width);
     const index most = rows_of_tile(static_cast<int>(w));
     for (index r = 0; r < row_count;) {
       const index m = even_part(row_count - r, most);
-      tile_for<T>(static_cast<int>(m), static_cast<int>(w))(rows + r, walk, packed, z + r * z_stride + c * N, z_stride);
+      tile_for<T>(static_cast<int>(m), static_cast<int>(w))(rows + r, walk, packed + first * w * N,
+                                                            z + r * z_stride + c * N, z_stride);
       r += m;
     }
-    packed += w * N * walk.length();
+    packed += w * N * whole;
     c += w;
   }
 }

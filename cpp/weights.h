@@ -6,6 +6,7 @@
 #include "cell.h"
 #include "memory.h"
 #include "pack.h"
+#include "threads.h"
 
 namespace rnnfast {
 
@@ -48,7 +49,7 @@ template <class T> class PackedRows {
   // z of these rows += their product with the block, into the accumulators that it feeds.
   void multiply_into(const T* const* rows, index row_count, index v, index vectors, T* z, index z_stride) const {
     multiply(rows, row_count, Walk{length_}, block(v), feed_.count() * vectors, width_, z + feed_.first * vectors * N,
-             z_stride);
+             z_stride, length_);
   }
 
  private:
@@ -85,14 +86,22 @@ template <class T> class PackedColumns {
     });
   }
 
-  // dv of these rows of dz += their product with block j. A row's vectors of units lie `jump` numbers apart.
-  void multiply_into(const T* const* rows, index row_count, index jump, index j, T* dv, index dv_stride) const {
-    const Walk walk{feed_.count() * N, 1, units(), jump, feed_.first * N};
-    multiply(rows, row_count, walk, block(j), columns_of(j), width_, dv, dv_stride);
+  // dv of these rows of dz += their product with block j, over vectors [units.begin, units.end) of units. A row's
+  // vectors of units lie `jump` numbers apart.
+  void multiply_into(const T* const* rows, index row_count, index jump, Range units, index j, T* dv,
+                     index dv_stride) const {
+    const index unit_length = feed_.count() * N;
+    const Walk walk{unit_length, 1, units.end - units.begin, jump, units.begin * jump + feed_.first * N};
+    multiply(rows, row_count, walk, block(j), columns_of(j), width_, dv, dv_stride, length(),
+             units.begin * unit_length);
   }
+  Range all_units() const { return {0, units()}; }
+  // As many vectors of units as make a panel that stays in the level-1 cache.
+  index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
 
  private:
   static constexpr index N = Vec<T>::lanes;
+  static constexpr index length_in_cache = 256;
   index units() const { return (hidden_ + N - 1) / N; }
   index length() const { return units() * feed_.count() * N; }
   T* block(index j) const { return data_.get() + column_of(j) * N * length(); }
