@@ -20,8 +20,8 @@ template <class T> class WeightGradient {
  public:
   WeightGradient() = default;
   WeightGradient(Feed feed, index hidden, index features, index most_rows)
-      : feed_(std::move(feed)), hidden_(hidden), features_(features), most_rows_(most_rows),
-        sum_({feed_.count(), hidden, padded()}), operand_({columns(), N, most_rows}) {
+      : feed_(std::move(feed)), hidden_(hidden), features_(features),
+        sum_({(hidden + N - 1) / N, feed_.count() * N, columns(), N}), operand_({columns(), N, most_rows}) {
     sum_.fill(T(0));
   }
 
@@ -56,8 +56,13 @@ template <class T> class WeightGradient {
   // dW += what was summed, rows [first, last) of (G H).
   void commit(T* dweights, index first, index last) const {
     for (index row = first; row < last; row++) {
-      const T* from = sum_.get() + row * padded();
-      for (index f = 0; f < features_; f++) dweights[feed_row(row) * features_ + f] += from[f];
+      const index i = row / hidden_, unit = row % hidden_;
+      T* to = dweights + (feed_.gates[i] * hidden_ + unit) * features_;
+      for (index c = 0; c < columns(); c += panel_at(c)) {
+        const T* from = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N;
+        const index end = std::min((c + panel_at(c)) * N, features_);
+        for (index f = c * N; f < end; f++) to[f] += *from++;
+      }
     }
   }
   index rows() const { return feed_.count() * hidden_; }
@@ -69,30 +74,25 @@ template <class T> class WeightGradient {
   static constexpr index width = std::min(sums_in_registers / tile_rows, most_width);
   // Rows whose dz and operand panel share the level-1 cache.
   static constexpr index rows_at_once = 128;
-
   static constexpr index bytes_of_group = 192 * 1024;
 
   index panel_at(index c) const { return even_part(columns() - c, width); }
-  index padded() const { return columns() * N; }
-  index feed_row(index row) const { return feed_.gates[row / hidden_] * hidden_ + row % hidden_; }
+  // The sums of a vector of units and a panel of columns lie together: [accumulator][lane][column], padding and all.
+  T* sum(index v, index c) const { return sum_.get() + (v * columns() + c) * feed_.count() * N * N; }
 
   void add_panel(const DzView<T>& dz, index v, index row, index rows, const T* panel, index c, index w) const {
     const Walk walk{rows, dz.row_stride()};
-    for (index i = 0; i < feed_.count(); i++) {
-      const T* from = dz.at(v, row) + (feed_.first + i) * N;
-      const index valid = std::min(N, hidden_ - v * N);
-      for (index lane = 0; lane < valid; lane += tile_rows) {
-        const index m = std::min<index>(tile_rows, valid - lane);
-        const T* pointers[tile_rows];
-        for (index k = 0; k < m; k++) pointers[k] = from + lane + k;
-        T* to = sum_.get() + (i * hidden_ + v * N + lane) * padded() + c * N;
-        tile_for<T>(static_cast<int>(m), static_cast<int>(w))(pointers, walk, panel, to, padded());
-      }
+    const T* from = dz.at(v, row) + feed_.first * N;
+    T* to = sum(v, c);
+    for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
+      const T* pointers[tile_rows];
+      for (int k = 0; k < tile_rows; k++) pointers[k] = from + lane + k;
+      tile_for<T>(tile_rows, static_cast<int>(w))(pointers, walk, panel, to + lane * w * N, w * N);
     }
   }
 
   Feed feed_;
-  index hidden_ = 0, features_ = 0, most_rows_ = 0;
+  index hidden_ = 0, features_ = 0;
   Buffer<T> sum_, operand_;
 };
 
