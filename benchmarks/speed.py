@@ -23,6 +23,7 @@ import rnnfast as rf
 from rnnfast import _kernels
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+Calls = dict[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ def load_shapes() -> dict[str, Shape]:
     return {name: Shape(name, *entry["TBIH"]) for name, entry in data.items()}
 
 
-def our_calls(
-    cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray
-) -> tuple[rf.Module, dict[str, Callable[[], object]]]:
+def our_calls(cell: str, shape: Shape, x: np.ndarray, dy: np.ndarray) -> tuple[rf.Module, Calls]:
     layer = getattr(rf, cell)(shape.I, shape.H, seed=0)
 
     def train() -> object:

@@ -1,12 +1,19 @@
-// Scratch memory of a call: aligned to a cache line, not initialised, freed with its owner.
+// Scratch memory of a call: aligned to a cache line, not initialised, given back with its owner.
 #pragma once
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <utility>
 
 #include "simd.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace rnnfast {
 
@@ -20,12 +27,74 @@ inline index checked_product(std::initializer_list<index> sizes) {
   return product;
 }
 
+// Large scratch blocks that were freed, kept for the next call: the system would clear every page of a new one, which
+// costs a call several per cent of its time. What is kept is bounded; small blocks never come here.
+class Spare {
+ public:
+  static constexpr std::size_t least = 64 * 1024, most_kept = std::size_t{256} << 20;
+
+  // A block of at least `bytes`, and how large it is.
+  static std::pair<void*, std::size_t> take(std::size_t bytes) {
+    Spare& spare = instance();
+    {
+      const std::lock_guard<std::mutex> lock(spare.mutex_);
+      const auto found = spare.blocks_.lower_bound(bytes);
+      if (found != spare.blocks_.end() && found->first / 2 <= bytes) {
+        const std::pair<void*, std::size_t> block{found->second, found->first};
+        spare.kept_ -= found->first;
+        spare.blocks_.erase(found);
+        return block;
+      }
+    }
+    void* block = ::operator new(bytes, std::align_val_t{cache_line});
+    ask_for_large_pages(block, bytes);
+    return {block, bytes};
+  }
+
+  static void give(void* block, std::size_t bytes) noexcept {
+    Spare& spare = instance();
+    try {
+      const std::lock_guard<std::mutex> lock(spare.mutex_);
+      if (bytes >= least && spare.kept_ + bytes <= most_kept) {
+        spare.blocks_.emplace(bytes, block);
+        spare.kept_ += bytes;
+        return;
+      }
+    } catch (const std::bad_alloc&) {
+      // no memory to remember it by: free it
+    }
+    ::operator delete(block, std::align_val_t{cache_line});
+  }
+
+ private:
+  // Weights and tapes are read from end to end, a page after the other: with large pages fewer addresses are looked up.
+  static void ask_for_large_pages([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__)
+    constexpr std::uintptr_t page = 4096;
+    constexpr std::size_t worthwhile = std::size_t{4} << 20;
+    if (bytes < worthwhile) return;
+    const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(block) + page - 1) / page * page;
+    madvise(reinterpret_cast<void*>(begin), bytes - page, MADV_HUGEPAGE);  // a wish: refusing it is no error
+#endif
+  }
+
+  static Spare& instance() {
+    static Spare* spare = new Spare;  // never destroyed: a daemon thread may still compute when the process ends
+    return *spare;
+  }
+
+  std::mutex mutex_;
+  std::multimap<std::size_t, void*> blocks_;
+  std::size_t kept_ = 0;
+};
+
 template <class T> class Buffer {
  public:
   Buffer() = default;
   explicit Buffer(std::initializer_list<index> sizes) : size_(checked_product(sizes)) {
     const index bytes = checked_product({std::max<index>(size_, 1), static_cast<index>(sizeof(T))});
-    data_.reset(static_cast<T*>(::operator new(static_cast<std::size_t>(bytes), std::align_val_t{cache_line})));
+    const auto [block, capacity] = Spare::take(static_cast<std::size_t>(bytes));
+    data_ = {static_cast<T*>(block), GiveBack{capacity}};
   }
 
   T* get() const { return data_.get(); }
@@ -34,11 +103,12 @@ template <class T> class Buffer {
   void fill(T value) { std::fill_n(data_.get(), size_, value); }
 
  private:
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{cache_line}); }
+  struct GiveBack {
+    std::size_t bytes = 0;
+    void operator()(T* p) const noexcept { Spare::give(p, bytes); }
   };
   index size_ = 0;
-  std::unique_ptr<T[], Free> data_;
+  std::unique_ptr<T[], GiveBack> data_;
 };
 
 }  // namespace rnnfast

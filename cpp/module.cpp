@@ -1,5 +1,6 @@
 // One compiled module an instruction-set level: the same functions under another name. Binds only.
 #include "bind.h"
+#include "memory.h"
 
 namespace rnnfast {
 namespace {
@@ -24,12 +25,23 @@ py::dict build_info() {
   return info;
 }
 
+// An array of bytes, not initialised, whose memory goes back to the spare blocks when nothing refers to it any more.
+py::array_t<std::uint8_t> empty_bytes(index count) {
+  if (count < 0) throw py::value_error("count: expected at least 0, got " + std::to_string(count));
+  auto owner = std::make_unique<Buffer<std::uint8_t>>(Buffer<std::uint8_t>({count}));
+  std::uint8_t* data = owner->get();
+  const py::capsule base(owner.get(), [](void* p) { delete static_cast<Buffer<std::uint8_t>*>(p); });
+  owner.release();
+  return py::array_t<std::uint8_t>({count}, {index{1}}, data, base);
+}
+
 }  // namespace
 }  // namespace rnnfast
 
 PYBIND11_MODULE(RNNFAST_MODULE, m) {
   m.def("openmp", rnnfast::has_openmp);
   m.def("build_info", rnnfast::build_info);
+  m.def("empty_bytes", rnnfast::empty_bytes, rnnfast::py::arg("count"));
   rnnfast::bind_recurrence(m);
   rnnfast::bind_heads(m);
 }

@@ -49,6 +49,7 @@ cells = _core.cells
 dropout = _core.dropout
 embedding_backward = _core.embedding_backward
 embedding_forward = _core.embedding_forward
+empty_bytes = _core.empty_bytes
 fma_peak = _core.fma_peak
 forward = _core.forward
 linear_backward = _core.linear_backward

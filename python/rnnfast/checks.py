@@ -15,11 +15,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rnnfast import _kernels
+
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Float: TypeAlias = "np.dtype[Any]"
 Expected: TypeAlias = Sequence[int | str]  # a shape; a letter or "…" stands for any size or sizes
 
 _LARGEST = np.iinfo(np.intp).max
+_SMALL = 1 << 16  # bytes; larger arrays reuse the memory of those before, which spares the system clearing pages
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -73,7 +76,13 @@ def empty(name: str, shape: tuple[int, ...], dtype: Float) -> Array:
     """A new array; ``ValueError`` if its size can't be counted, ``MemoryError`` if there is no room for it."""
     if math.prod(max(extent, 1) for extent in shape) > _LARGEST // dtype.itemsize:
         raise ValueError(f"{name}: an array of shape {show(shape)} and dtype {dtype} is too large to address")
-    return np.empty(shape, dtype)
+    count = math.prod(shape) * dtype.itemsize
+    if count < _SMALL:
+        return np.empty(shape, dtype)
+    try:
+        return _kernels.empty_bytes(count).view(dtype).reshape(shape)
+    except MemoryError:
+        raise MemoryError(f"{name}: Unable to allocate {count} bytes for shape {show(shape)} and {dtype}") from None
 
 
 def shaped(name: str, array: Array, expected: Expected) -> None:
