@@ -56,7 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     training.add_argument("--lr", type=above_zero, default=8e-3, metavar="X", help="peak learning rate of Adam")
     training.add_argument("--clip", type=above_zero, default=1.0, metavar="X", help="largest norm of the gradient")
     extent = training.add_mutually_exclusive_group()
-    extent.add_argument("--steps", type=whole(1), default=1500, metavar="N", help="length of the run")
+    extent.add_argument("--steps", type=whole(1), default=900, metavar="N", help="length of the run")
     extent.add_argument("--minutes", type=above_zero, metavar="X", help="length of the run as a time")
     training.add_argument("--eval-every", type=whole(1), default=250, metavar="N", help="steps between measurements")
     training.add_argument("--seed", type=whole(0), default=0, metavar="N", help="same seed and steps, same model")
