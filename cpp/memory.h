@@ -28,18 +28,19 @@ inline index checked_product(std::initializer_list<index> sizes) {
 }
 
 // Large scratch blocks that were freed, kept for the next call: the system would clear every page of a new one, which
-// costs a call several per cent of its time. What is kept is bounded; small blocks never come here.
+// costs a call several per cent of its time. What is kept is bounded; small blocks never come here. Nobody ever waits:
+// a child that was forked while another thread held the lock would wait for ever.
 class Spare {
  public:
   static constexpr std::size_t least = 64 * 1024, most_kept = std::size_t{256} << 20;
 
   // A block of at least `bytes`, and how large it is.
   static std::pair<void*, std::size_t> take(std::size_t bytes) {
-    Spare& spare = instance();
-    {
-      const std::lock_guard<std::mutex> lock(spare.mutex_);
-      const auto found = spare.blocks_.lower_bound(bytes);
-      if (found != spare.blocks_.end() && found->first / 2 <= bytes) {
+    if (bytes >= least) {
+      Spare& spare = instance();
+      const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
+      const auto found = lock ? spare.blocks_.lower_bound(bytes) : Blocks::iterator{};
+      if (lock && found != spare.blocks_.end() && found->first / 2 <= bytes) {
         const std::pair<void*, std::size_t> block{found->second, found->first};
         spare.kept_ -= found->first;
         spare.blocks_.erase(found);
@@ -52,10 +53,10 @@ class Spare {
   }
 
   static void give(void* block, std::size_t bytes) noexcept {
-    Spare& spare = instance();
     try {
-      const std::lock_guard<std::mutex> lock(spare.mutex_);
-      if (bytes >= least && spare.kept_ + bytes <= most_kept) {
+      Spare& spare = instance();
+      const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
+      if (lock && bytes >= least && spare.kept_ + bytes <= most_kept) {
         spare.blocks_.emplace(bytes, block);
         spare.kept_ += bytes;
         return;
@@ -67,6 +68,8 @@ class Spare {
   }
 
  private:
+  using Blocks = std::multimap<std::size_t, void*>;  // by size
+
   // Weights and tapes are read from end to end, a page after the other: with large pages fewer addresses are looked up.
   static void ask_for_large_pages([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
@@ -84,7 +87,7 @@ class Spare {
   }
 
   std::mutex mutex_;
-  std::multimap<std::size_t, void*> blocks_;
+  Blocks blocks_;
   std::size_t kept_ = 0;
 };
 
