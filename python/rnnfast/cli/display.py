@@ -74,10 +74,11 @@ class Display:
         characters, bits = np.array([(step.characters, step.bits) for step in self.steps]).T
         mean = smoothed(bits, len(bits) // 100)
         axes.plot(characters, bits, color=TRAINING_COLOR, alpha=0.2, linewidth=0.6)
-        _draw_curve(axes, characters, mean, TRAINING_COLOR, "training (smoothed)")
         measured = np.array([(evaluation.characters, evaluation.bits) for evaluation in self.evaluations])
+        above = not measured.size or mean[-1] > measured[-1, 1]  # the higher curve's value goes up, the other's down
+        _draw_curve(axes, characters, mean, TRAINING_COLOR, "training (smoothed)", above)
         if measured.size:
-            _draw_curve(axes, measured[:, 0], measured[:, 1], HELD_OUT_COLOR, "held-out")
+            _draw_curve(axes, measured[:, 0], measured[:, 1], HELD_OUT_COLOR, "held-out", not above)
         # The first steps fall from log2 V and would take most of the picture.
         shown = [*mean[len(mean) // 40 :], *measured.T[1:].ravel()]
         axes.set_ylim(0.9 * min(shown), 1.05 * max(shown))
@@ -94,13 +95,18 @@ class Display:
         return png.getvalue()
 
 
-def _draw_curve(axes: Axes, characters: Values, bits: Values, color: str, label: str) -> None:
-    """A curve with its last value beside its end; few points are marked."""
+def _draw_curve(axes: Axes, characters: Values, bits: Values, color: str, label: str, above: bool) -> None:
+    """A curve with its last value beside its end, above or below it; few points are marked."""
     marker = "o" if len(bits) <= 50 else ""
     axes.plot(characters, bits, color=color, linewidth=1.6, marker=marker, markersize=4, label=label)
-    end = (characters[-1], bits[-1])
     axes.annotate(
-        f"{bits[-1]:.2f}", end, xytext=(6, 0), textcoords="offset points", va="center", color=color, weight="bold"
+        f"{bits[-1]:.2f}",
+        (characters[-1], bits[-1]),
+        xytext=(6, 1 if above else -1),
+        textcoords="offset points",
+        va="bottom" if above else "top",
+        color=color,
+        weight="bold",
     )
 
 
