@@ -87,8 +87,14 @@ template <class T> class WeightGradient {
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
       const T* pointers[tile_rows];
       for (int k = 0; k < tile_rows; k++) pointers[k] = from + lane + k;
-      tile_for<T>(tile_rows, static_cast<int>(w))(pointers, walk, panel, to + lane * w * N, w * N);
+      T* sums = to + lane * w * N;
+      tile_for<T>(tile_rows, static_cast<int>(w))(pointers, walk, panel, sums, w * N, next_sums(sums, w, walk));
     }
+  }
+
+  static Ahead next_sums(const T* sums, index w, const Walk& walk) {
+    const index size = tile_rows * w * N;
+    return {reinterpret_cast<const char*>(sums + size), stride_ahead(size * static_cast<index>(sizeof(T)), walk)};
   }
 
   Feed feed_;

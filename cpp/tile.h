@@ -8,6 +8,7 @@
 // may be stored and taken up again at any k: that is what makes a result the same to the bit in every plan.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -34,8 +35,18 @@ constexpr int most_width = 8;  // enough chains in flight for one row
 constexpr bool tile_exists(int m, int w) { return m <= most_rows && w <= most_width && m * w <= sums_in_registers; }
 constexpr int rows_of_tile(int w) { return sums_in_registers / w < most_rows ? sums_in_registers / w : most_rows; }
 
+// Bytes that will be read next, brought into the level-2 cache meanwhile: from `at` on, `stride` apart, so many of them
+// for every `steps_at_once` numbers k. What comes from further away hides behind the arithmetic only if it is asked for
+// early.
+struct Ahead {
+  const char* at;
+  index stride;
+};
+constexpr int steps_at_once = 4;
+constexpr int lines_ahead = sums_in_registers / 6;
+
 template <int M, int W, class T>
-void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_stride) {
+void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_stride, Ahead ahead) {
   using V = Vec<T>;
   constexpr int N = V::lanes;
   V sum[M][W];
@@ -48,8 +59,7 @@ void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_
     const T* a[M];
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) a[m] = rows[m] + walk.offset + run * walk.jump;
-    const index stride = walk.stride;
-    for (index k = 0, at = 0; k < walk.count; k++, at += stride, panel += W * N) {
+    const auto step = [&](index at) {
       // The fewer of the two kinds of vectors wait in registers, the others pass through one.
       if constexpr (M < W) {
         V scale[M];
@@ -72,7 +82,16 @@ void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_
           for (int c = 0; c < W; c++) sum[m][c] = fma(scale, w[c], sum[m][c]);
         }
       }
+      panel += W * N;
+    };
+    index k = 0, at = 0;
+    for (; k + steps_at_once <= walk.count; k += steps_at_once) {
+#pragma GCC unroll 8
+      for (int line = 0; line < lines_ahead; line++, ahead.at += ahead.stride) __builtin_prefetch(ahead.at, 0, 2);
+#pragma GCC unroll 8
+      for (int i = 0; i < steps_at_once; i++, at += walk.stride) step(at);
     }
+    for (; k < walk.count; k++, at += walk.stride) step(at);
   }
 
 #pragma GCC unroll 8
@@ -81,7 +100,7 @@ void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_
     for (int c = 0; c < W; c++) sum[m][c].store(z + m * z_stride + c * N);
 }
 
-template <class T> using TileFunction = void (*)(const T* const*, const Walk&, const T*, T*, index);
+template <class T> using TileFunction = void (*)(const T* const*, const Walk&, const T*, T*, index, Ahead);
 
 namespace detail {
 template <class T, int M, int W> constexpr TileFunction<T> tile_or_null() {
@@ -106,10 +125,16 @@ template <class T> TileFunction<T> tile_for(int m, int w) {
   return table[m - 1][w - 1];
 }
 
+constexpr index ceil_div(index n, index by) { return (n + by - 1) / by; }
+
+// The stride by which a tile brings `bytes` on its walk.
+inline index stride_ahead(index bytes, const Walk& walk) {
+  return ceil_div(bytes, std::max<index>(walk.length() / steps_at_once * lines_ahead, 1));
+}
+
 // n things in parts of at most `most`, as even as can be: the size of the next part.
 constexpr index even_part(index n, index most) {
-  const index parts = (n + most - 1) / most;
-  return (n + parts - 1) / parts;
+  return ceil_div(n, ceil_div(n, most));
 }
 
 // How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy.
@@ -129,10 +154,17 @@ template <class T> void multiply(const T* const* rows, index row_count, const Wa
   for (index c = 0; c < columns;) {
     const index w = even_part(columns - c, width);
     const index most = rows_of_tile(static_cast<int>(w));
+    const index tiles = ceil_div(row_count, most);
+    const T* panel = packed + first * w * N;
+    // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
+    const index share = ceil_div(walk.length() * w * N * static_cast<index>(sizeof(T)), tiles);
+    Ahead ahead{reinterpret_cast<const char*>(panel), 0};
+    if (tiles > 1) ahead = {reinterpret_cast<const char*>(panel + whole * w * N), stride_ahead(share, walk)};
     for (index r = 0; r < row_count;) {
       const index m = even_part(row_count - r, most);
-      tile_for<T>(static_cast<int>(m), static_cast<int>(w))(rows + r, walk, packed + first * w * N,
-                                                            z + r * z_stride + c * N, z_stride);
+      tile_for<T>(static_cast<int>(m), static_cast<int>(w))(rows + r, walk, panel, z + r * z_stride + c * N, z_stride,
+                                                            ahead);
+      if (tiles > 1) ahead.at += share;
       r += m;
     }
     packed += w * N * whole;
