@@ -27,7 +27,7 @@ template <class T> class Backward {
         accumulators_(static_cast<index>(layer.cell.accumulators.size())), batch_(layer.timeline.batch()),
         padded_(layer.vectors() * N), x_feed_(feed_of(layer.cell.accumulators, &Accumulator::x)),
         h_feed_(feed_of(layer.cell.accumulators, &Accumulator::h)),
-        to_state_(h_feed_, layer.hidden(), layer.hidden(), plan_.width, plan_.unit_vectors(1)),
+        to_state_(h_feed_, layer.hidden(), layer.hidden(), plan_.width, plan_.most_units),
         chunk_rows_(std::max(rows_a_chunk, batch_) + batch_), dz_rows_(batch_ + chunk_rows_ + 1),
         dz_({layer.vectors(), dz_rows_, accumulators_, N}),
         dweight_ih_(x_feed_, layer.hidden(), layer.weights.input, chunk_rows_),
@@ -35,7 +35,7 @@ template <class T> class Backward {
         pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
         step_(layer.timeline.steps()) {
     if (adjoints_.dx)
-      to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0), narrowest_block);
+      to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0));
     dz_.fill(T(0));
     for (int k = 0; k < layer.cell.states; k++) start_dstate(k);
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
@@ -70,14 +70,14 @@ template <class T> class Backward {
   struct Worker {
     explicit Worker(const Backward& b)
         : pointers(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)),
-          z({rows_in_cache, b.plan_.unit_vectors(1), N}) {
+          dh({rows_in_cache, b.to_state_.columns(), N}) {
       if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.to_input_.columns(), N});
       for (auto& rows : dstate) rows.resize(static_cast<std::size_t>(b.batch_));
     }
     RowPointers<T> pointers;
     std::vector<const T*> dz;  // of the step after
     std::array<std::vector<T*>, most_states> dstate;
-    Buffer<T> z, dx;
+    Buffer<T> dh, dx;
   };
 
   struct ChunkRow {
@@ -149,12 +149,17 @@ template <class T> class Backward {
     const index running = point_to_dz_after(worker, s, first, last);
     for (index r = first; r < last; r++)
       for (int k = 0; k < layer_.cell.states; k++) worker.dstate[k][r - first] = dstate_at(k, r);
-    for (index j = blocks.begin; j < blocks.end; j++)
-      for (index r = first; r < last;) {
-        const index rows = even_part(last - r, rows_in_cache);
-        block(worker, s, j, first, r, rows, std::clamp<index>(running - r, 0, rows));
-        r += rows;
-      }
+    for (index r = first; r < last;) {
+      const index rows = even_part(last - r, rows_in_cache), with_dz = std::clamp<index>(running - r, 0, rows);
+      T* dh = worker.dh.get();
+      const index stride = to_state_.columns_of(blocks) * N;
+      to_state_.multiply_into(worker.dz.data() + (r - first), with_dz, dz_jump(), blocks, dh, stride);
+      std::fill_n(dh + with_dz * stride, (rows - with_dz) * stride, T(0));
+      for (index j = blocks.begin; j < blocks.end; j++)
+        block(worker, s, j, first, r, rows, with_dz, dh + (to_state_.column_of(j) - to_state_.column_of(blocks.begin)) * N,
+              stride);
+      r += rows;
+    }
   }
 
   // Points at the dz of step s + 1 of the rows that still ran then, and gives their end. A state that was reset before
@@ -169,16 +174,14 @@ template <class T> class Backward {
     return running;
   }
 
-  // One block of units of rows [r, r + rows), the first `running` of which have a step after this one.
-  void block(Worker& worker, index s, index j, index first, index r, index rows, index running) {
-    const index unit = to_state_.column_of(j) * N, vectors = to_state_.columns_of(j), stride = vectors * N;
+  // One block of units of rows [r, r + rows), the first `running` of which have a step after this one; dh is what that
+  // step gives.
+  void block(Worker& worker, index s, index j, index first, index r, index rows, index running, T* dh, index stride) {
+    const index unit = to_state_.column_of(j) * N, vectors = to_state_.columns_of(j), width = vectors * N;
     const Timeline& timeline = layer_.timeline;
-    T* dh = worker.z.get();
-    std::fill_n(dh, rows * stride, T(0));
-    to_state_.multiply_into(worker.dz.data() + (r - first), running, dz_jump(), to_state_.all_units(), j, dh, stride);
     for (index i = 0; i < rows; i++) {
       if (i < running && timeline.origin(s + 1, r + i) == Origin::fresh)
-        for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r + i) + unit, stride, T(0));
+        for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r + i) + unit, width, T(0));
       const T* dy = adjoints_.dy ? adjoints_.dy.at(timeline.time(s, r + i), timeline.batch_row(r + i)) + unit : nullptr;
       add_to_dh(dstate_at(0, r + i) + unit, dy, layer_.hidden() - unit, vectors, dh + i * stride);
     }
@@ -214,17 +217,12 @@ template <class T> class Backward {
     }
   }
 
-  // A part of dz, some rows by some units, stays in the level-2 cache while all of dx is made from it.
   void input_gradient(Worker& worker, Range rows) {
-    const index stride = to_input_.columns() * N, units = layer_.vectors(), at_once = to_input_.units_at_once();
+    const index stride = to_input_.columns() * N;
     T* z = worker.dx.get();
     for (index q = rows.begin; q < rows.end;) {
       const index n = even_part(rows.end - q, dx_rows());
-      std::fill_n(z, n * stride, T(0));
-      for (index v = 0; v < units; v += at_once)
-        for (index j = 0; j < to_input_.blocks(); j++)
-          to_input_.multiply_into(dz_of_row_.data() + q, n, dz_jump(), {v, std::min(v + at_once, units)}, j,
-                                  z + to_input_.column_of(j) * N, stride);
+      to_input_.multiply_into(dz_of_row_.data() + q, n, dz_jump(), to_input_.all_blocks(), z, stride);
       for (index i = 0; i < n; i++) write_dx(z + i * stride, dx_row(q + i));
       q += n;
     }
@@ -282,13 +280,10 @@ template <class T> class Backward {
           std::fill_n(adjoints_.dx.at(t, b), adjoints_.dx.width, T(0));
       if (!ran || !given) continue;
       const T* dz = dz_at(r);
-      for (index j = 0; j < to_state_.blocks(); j++) {
-        const index unit = to_state_.column_of(j) * N, stride = to_state_.columns_of(j) * N;
-        std::fill_n(worker.z.get(), stride, T(0));
-        to_state_.multiply_into(&dz, 1, dz_jump(), to_state_.all_units(), j, worker.z.get(), stride);
-        add_to_dh(dstate_at(0, r) + unit, nullptr, 0, to_state_.columns_of(j), worker.z.get());
-        std::copy_n(worker.z.get(), std::min(stride, hidden - unit), adjoints_.dinitial[0] + b * hidden + unit);
-      }
+      T* dh = worker.dh.get();
+      to_state_.multiply_into(&dz, 1, dz_jump(), to_state_.all_blocks(), dh, to_state_.columns() * N);
+      add_to_dh(dstate_at(0, r), nullptr, 0, to_state_.columns(), dh);
+      std::copy_n(dh, hidden, adjoints_.dinitial[0] + b * hidden);
     }
   }
 

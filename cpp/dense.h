@@ -70,7 +70,7 @@ template <class T> class LinearForward {
 
  private:
   static constexpr index N = Vec<T>::lanes;
-  static constexpr index block_ = narrowest_block * 2;
+  static constexpr index block_ = 2 * panel_width(0);
 
   index blocks() const { return (vectors_ + block_ - 1) / block_; }
   index vectors_of(index j) const { return std::min(block_, vectors_ - j * block_); }
@@ -110,8 +110,9 @@ template <class T> class LinearBackward {
         threads_(threads_for(1.0 * rows_.count() * x.width * dy.width, threads)), vectors_((dy.width + N - 1) / N),
         dz_({vectors_, dense_rows_a_chunk, N}), weight_gradient_(feed(), dy.width, x.width, dense_rows_a_chunk),
         bias_gradient_(1, dy.width) {
-    if (dx_) to_input_ = PackedColumns<T>(feed(), dy.width, x.width, panel_width(rows_.count()), narrowest_block * 2);
-    for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, narrowest_block * 2, N}));
+    if (dx_) to_input_ = PackedColumns<T>(feed(), dy.width, x.width, panel_width(rows_.count()));
+    if (dx_)
+      for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, to_input_.columns(), N}));
     for (index row = 0; row < dense_rows_a_chunk; row++) dz_rows_.push_back(dz_.get() + row * N);
     x_rows_.resize(dense_rows_a_chunk);
     parallel(threads_, [&](int thread, int count) {
@@ -149,16 +150,12 @@ template <class T> class LinearBackward {
   }
 
   void input_gradient(Range rows, T* z) const {
-    for (index j = 0; j < to_input_.blocks(); j++) {
-      const index first = to_input_.column_of(j) * N, stride = to_input_.columns_of(j) * N;
-      const index valid = std::min(stride, dx_.width - first);
-      for (index row = rows.begin; row < rows.end;) {
-        const index n = even_part(rows.end - row, rows_in_cache);
-        std::fill_n(z, n * stride, T(0));
-        to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, to_input_.all_units(), j, z, stride);
-        for (index i = 0; i < n; i++) std::copy_n(z + i * stride, valid, rows_.of(dx_, row_ + row + i) + first);
-        row += n;
-      }
+    const index stride = to_input_.columns() * N;
+    for (index row = rows.begin; row < rows.end;) {
+      const index n = even_part(rows.end - row, rows_in_cache);
+      to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, to_input_.all_blocks(), z, stride);
+      for (index i = 0; i < n; i++) std::copy_n(z + i * stride, dx_.width, rows_.of(dx_, row_ + row + i));
+      row += n;
     }
   }
 

@@ -14,7 +14,7 @@ template <class T> class Forward {
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)),
         accumulators_(static_cast<index>(layer.cell.accumulators.size())),
-        unit_vectors_(plan_.unit_vectors(accumulators_)),
+        unit_vectors_(plan_.unit_vectors(feed_of(layer.cell.accumulators, &Accumulator::h).count())),
         input_(feed_of(layer.cell.accumulators, &Accumulator::x), layer.hidden(), layer.weights.input,
                plan_.steps_ahead > 1 ? panel_width(0) : plan_.width),
         recurrent_(feed_of(layer.cell.accumulators, &Accumulator::h), layer.hidden(), layer.hidden(), plan_.width),

@@ -8,9 +8,6 @@
 
 namespace rnnfast {
 
-// Columns of a block, in vectors, that keep a tile of many rows busy.
-constexpr index narrowest_block = 4;
-
 struct Plan {
   int threads = 1;
   bool by_rows = true;    // each thread has rows of the batch of its own (no barrier), or units of its own (one a step)
@@ -19,10 +16,16 @@ struct Plan {
   index most_units = 1;   // vectors of units in a block, so that every thread has one
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
 
-  // Vectors of units in a block that has so many columns for each.
+  // Vectors of units in a block that has so many columns for each: the fewest that make panels all equally wide, and
+  // wide enough that a tile computes more than it loads.
   index unit_vectors(index columns) const {
-    const index wanted = std::max<index>(width, narrowest_block);
-    return std::clamp<index>((wanted + columns - 1) / columns, 1, most_units);
+    const auto good = [&](index block) {
+      const index panels = ceil_div(block, width);
+      return block % panels == 0 && block / panels >= std::min<index>(width, 3);
+    };
+    index n = ceil_div(width, columns);
+    while (!good(n * columns)) n++;
+    return std::clamp<index>(n, 1, most_units);
   }
 };
 

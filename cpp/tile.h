@@ -138,7 +138,7 @@ constexpr index even_part(index n, index most) {
 }
 
 // How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy.
-inline index panel_width(index rows) {
+constexpr index panel_width(index rows) {
   constexpr index widest_for_many = sums_in_registers >= 24 ? 4 : 3;
   if (rows < 1) return widest_for_many;
   const index fits = sums_in_registers / rows;

@@ -1,6 +1,7 @@
 // The weights of a layer as its products read them, packed once a call.
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "cell.h"
@@ -66,14 +67,20 @@ template <class T> class PackedRows {
 template <class T> class PackedColumns {
  public:
   PackedColumns() = default;
-  PackedColumns(Feed feed, index hidden, index features, index width, index block)
-      : feed_(std::move(feed)), hidden_(hidden), features_(features), width_(width), block_(block),
+  // In blocks of two panels, so that the last ones share what is left, but of no more than `most` columns.
+  PackedColumns(Feed feed, index hidden, index features, index width,
+                index most = std::numeric_limits<index>::max())
+      : feed_(std::move(feed)), hidden_(hidden), features_(features), width_(width), block_(std::min(2 * width, most)),
         data_({columns(), N, length()}) {}
 
   index columns() const { return (features_ + N - 1) / N; }
   index blocks() const { return (columns() + block_ - 1) / block_; }
   index column_of(index j) const { return j * block_; }
-  index columns_of(index j) const { return std::min(block_, columns() - column_of(j)); }
+  index columns_of(index j) const { return columns_of({j, j + 1}); }
+  index columns_of(Range blocks) const {
+    return std::min(column_of(blocks.end), columns()) - std::min(column_of(blocks.begin), columns());
+  }
+  Range all_blocks() const { return {0, blocks()}; }
 
   void pack(const T* weights, index j) {
     for_each_column<T>(columns_of(j), width_, length(), [&](index c, index offset, index stride) {
@@ -86,22 +93,26 @@ template <class T> class PackedColumns {
     });
   }
 
-  // dv of these rows of dz += their product with block j, over vectors [units.begin, units.end) of units. A row's
-  // vectors of units lie `jump` numbers apart.
-  void multiply_into(const T* const* rows, index row_count, index jump, Range units, index j, T* dv,
-                     index dv_stride) const {
-    const index unit_length = feed_.count() * N;
-    const Walk walk{unit_length, 1, units.end - units.begin, jump, units.begin * jump + feed_.first * N};
-    multiply(rows, row_count, walk, block(j), columns_of(j), width_, dv, dv_stride, length(),
-             units.begin * unit_length);
+  // dv of these rows of dz = their product with `blocks`, side by side from dv on. A row's vectors of units lie `jump`
+  // numbers apart. Some units at a time, so that their part of dz stays in a cache while the weights pass by.
+  void multiply_into(const T* const* rows, index row_count, index jump, Range blocks, T* dv, index dv_stride) const {
+    const index unit_length = feed_.count() * N, first = blocks.begin < blocks.end ? column_of(blocks.begin) : 0;
+    for (index r = 0; r < row_count; r++) std::fill_n(dv + r * dv_stride, columns_of(blocks) * N, T(0));
+    for (index u = 0; u < units();) {
+      const index count = even_part(units() - u, units_at_once());
+      const Walk walk{unit_length, 1, count, jump, u * jump + feed_.first * N};
+      for (index j = blocks.begin; j < blocks.end; j++)
+        multiply(rows, row_count, walk, block(j), columns_of(j), width_, dv + (column_of(j) - first) * N, dv_stride,
+                 length(), u * unit_length);
+      u += count;
+    }
   }
-  Range all_units() const { return {0, units()}; }
-  // As many vectors of units as make a panel that stays in the level-1 cache.
-  index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
 
  private:
   static constexpr index N = Vec<T>::lanes;
   static constexpr index length_in_cache = 256;
+  // As many vectors of units as make a panel that stays in the level-1 cache.
+  index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
   index units() const { return (hidden_ + N - 1) / N; }
   index length() const { return units() * feed_.count() * N; }
   T* block(index j) const { return data_.get() + column_of(j) * N * length(); }
