@@ -2,6 +2,7 @@
 // no time and no thread. README.md beside this file is the contract in prose.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "elementary.h"
@@ -52,22 +53,35 @@ template <class T> struct CellKernels {
   void (*backward)(const BackwardBlock<T>&);
 };
 
+// Calls f(u, n) for each vector of units of a block: n is how many of its lanes are units, a constant but in the last.
+template <class T, class Block, class F> void for_each_vector(const Block& block, F f) {
+  constexpr index N = Vec<T>::lanes;
+  const index whole = std::clamp<index>((block.hidden - block.unit) / N, 0, block.vectors);
+  for (index u = 0; u < whole; u++) f(u, std::integral_constant<int, N>{});
+  for (index u = whole; u < block.vectors; u++) f(u, static_cast<int>(block.hidden - block.unit - u * N));
+}
+
 template <class Cell, class T> void forward_block(const ForwardBlock<T>& block) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
   constexpr int A = std::size(Cell::accumulators), S = Cell::states, K = Cell::saved;
+  const index hidden = block.hidden;
   for (index r = 0; r < block.rows; r++) {
-    for (index u = 0; u < block.vectors; u++) {
-      const index unit = block.unit + u * N;
-      const int n = static_cast<int>(block.hidden - unit < N ? block.hidden - unit : N);
+    const T* z_row = block.z + r * block.z_stride;
+    const T* before_row[S];
+    T* after_row[S];
+    for (int k = 0; k < S; k++) before_row[k] = block.before[k][r] + block.unit;
+    for (int k = 0; k < S; k++) after_row[k] = block.after[k][r] + block.unit;
+    T* saved_row = K > 0 && block.saved ? block.saved[r] + block.unit : nullptr;
+    for_each_vector<T>(block, [&](index u, auto n) {
       V z[A], before[S], after[S], saved[K + 1];
-      for (int a = 0; a < A; a++) z[a] = V::load(block.z + r * block.z_stride + (a * block.vectors + u) * N);
-      for (int k = 0; k < S; k++) before[k] = V::load_first(block.before[k][r] + unit, n);
+      for (int a = 0; a < A; a++) z[a] = V::load(z_row + (a * block.vectors + u) * N);
+      for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
       Cell::forward(z, before, after, saved);
-      for (int k = 0; k < S; k++) after[k].store_first(block.after[k][r] + unit, n);
-      if (K > 0 && block.saved)
-        for (int k = 0; k < K; k++) saved[k].store_first(block.saved[r] + k * block.hidden + unit, n);
-    }
+      for (int k = 0; k < S; k++) after[k].store_first(after_row[k] + u * N, n);
+      if (saved_row)
+        for (int k = 0; k < K; k++) saved[k].store_first(saved_row + k * hidden + u * N, n);
+    });
   }
 }
 
@@ -75,22 +89,28 @@ template <class Cell, class T> void backward_block(const BackwardBlock<T>& block
   using V = Vec<T>;
   constexpr index N = V::lanes;
   constexpr int A = std::size(Cell::accumulators), S = Cell::states, K = Cell::saved;
+  const index hidden = block.hidden, dz_step = block.dz_rows * A * N;
   for (index r = 0; r < block.rows; r++) {
-    for (index u = 0; u < block.vectors; u++) {
-      const index unit = block.unit + u * N;
-      const int n = static_cast<int>(block.hidden - unit < N ? block.hidden - unit : N);
-      V saved[K + 1], before[S], after[S], dafter[S], dz[A], dbefore[S];
-      for (int k = 0; k < K; k++) saved[k] = V::load_first(block.saved[r] + k * block.hidden + unit, n);
-      for (int k = 0; k < S; k++) before[k] = V::load_first(block.before[k][r] + unit, n);
-      for (int k = 0; k < S; k++) after[k] = V::load_first(block.after[k][r] + unit, n);
-      dafter[0] = V::load(block.dh + r * block.dh_stride + u * N);
-      for (int k = 1; k < S; k++) dafter[k] = V::load(block.dstate[k][r] + unit);
-      Cell::backward(saved, before, after, dafter, dz, dbefore);
-      for (int k = 0; k < S; k++) dbefore[k].store(block.dstate[k][r] + unit);
-      // Lanes past H stay as they were: zero, whatever an equation makes of padding.
-      T* to = block.dz + ((unit / N) * block.dz_rows + r) * A * N;
-      for (int a = 0; a < A; a++) dz[a].store_first(to + a * N, n);
+    const T *before_row[S], *after_row[S], *dh_row = block.dh + r * block.dh_stride;
+    const T* saved_row = K > 0 ? block.saved[r] + block.unit : nullptr;
+    T *dstate_row[S], *dz_row = block.dz + (block.unit / N) * dz_step + r * A * N;
+    for (int k = 0; k < S; k++) {
+      before_row[k] = block.before[k][r] + block.unit;
+      after_row[k] = block.after[k][r] + block.unit;
+      dstate_row[k] = block.dstate[k][r] + block.unit;
     }
+    for_each_vector<T>(block, [&](index u, auto n) {
+      V saved[K + 1], before[S], after[S], dafter[S], dz[A], dbefore[S];
+      for (int k = 0; k < K; k++) saved[k] = V::load_first(saved_row + k * hidden + u * N, n);
+      for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
+      for (int k = 0; k < S; k++) after[k] = V::load_first(after_row[k] + u * N, n);
+      dafter[0] = V::load(dh_row + u * N);
+      for (int k = 1; k < S; k++) dafter[k] = V::load(dstate_row[k] + u * N);
+      Cell::backward(saved, before, after, dafter, dz, dbefore);
+      for (int k = 0; k < S; k++) dbefore[k].store(dstate_row[k] + u * N);
+      // Lanes past H stay as they were: zero, whatever an equation makes of padding.
+      for (int a = 0; a < A; a++) dz[a].store_first(dz_row + u * dz_step + a * N, n);
+    });
   }
 }
 
