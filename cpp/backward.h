@@ -34,8 +34,7 @@ template <class T> class Backward {
         dweight_hh_(h_feed_, layer.hidden(), layer.hidden(), chunk_rows_), dbias_(accumulators_, layer.hidden()),
         pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
         step_(layer.timeline.steps()) {
-    if (adjoints_.dx)
-      to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0));
+    if (adjoints_.dx) to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0));
     dz_.fill(T(0));
     for (int k = 0; k < layer.cell.states; k++) start_dstate(k);
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
@@ -156,8 +155,8 @@ template <class T> class Backward {
       to_state_.multiply_into(worker.dz.data() + (r - first), with_dz, dz_jump(), blocks, dh, stride);
       std::fill_n(dh + with_dz * stride, (rows - with_dz) * stride, T(0));
       for (index j = blocks.begin; j < blocks.end; j++)
-        block(worker, s, j, first, r, rows, with_dz, dh + (to_state_.column_of(j) - to_state_.column_of(blocks.begin)) * N,
-              stride);
+        block(worker, s, j, first, r, rows, with_dz,
+              dh + (to_state_.column_of(j) - to_state_.column_of(blocks.begin)) * N, stride);
       r += rows;
     }
   }

@@ -14,7 +14,7 @@ template <class T> class Forward {
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)),
         accumulators_(static_cast<index>(layer.cell.accumulators.size())),
-        unit_vectors_(plan_.unit_vectors(feed_of(layer.cell.accumulators, &Accumulator::h).count())),
+        unit_vectors_(plan_.unit_vectors(feed_of(layer.cell.accumulators, &Accumulator::h).count(), wanted_vectors())),
         input_(feed_of(layer.cell.accumulators, &Accumulator::x), layer.hidden(), layer.weights.input,
                plan_.steps_ahead > 1 ? panel_width(0) : plan_.width),
         recurrent_(feed_of(layer.cell.accumulators, &Accumulator::h), layer.hidden(), layer.hidden(), plan_.width),
@@ -58,6 +58,10 @@ template <class T> class Forward {
 
   index z_rows(index rows) const {
     return plan_.steps_ahead > 1 ? rows * plan_.steps_ahead : std::min(rows, rows_in_cache);
+  }
+  index wanted_vectors() const {
+    const index rows = std::clamp<index>(plan_.rows, 1, rows_in_cache);
+    return bytes_in_cache / (rows * accumulators_ * N * static_cast<index>(sizeof(T)));
   }
   index blocks() const { return (layer_.vectors() + unit_vectors_ - 1) / unit_vectors_; }
   index vector_of(index j) const { return j * unit_vectors_; }

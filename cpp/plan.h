@@ -16,14 +16,14 @@ struct Plan {
   index most_units = 1;   // vectors of units in a block, so that every thread has one
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
 
-  // Vectors of units in a block that has so many columns for each: the fewest that make panels all equally wide, and
-  // wide enough that a tile computes more than it loads.
-  index unit_vectors(index columns) const {
+  // Vectors of units in a block of `wanted` or somewhat more, that has so many columns for each: all its panels equally
+  // wide, and wide enough that a tile computes more than it loads.
+  index unit_vectors(index columns, index wanted) const {
     const auto good = [&](index block) {
       const index panels = ceil_div(block, width);
       return block % panels == 0 && block / panels >= std::min<index>(width, 3);
     };
-    index n = ceil_div(width, columns);
+    index n = std::max(ceil_div(width, columns), wanted);
     while (!good(n * columns)) n++;
     return std::clamp<index>(n, 1, most_units);
   }
@@ -37,8 +37,9 @@ constexpr double work_worth_a_region = 1e6;
 constexpr double work_worth_a_barrier = 1e5;
 // Bytes of pre-activations that are kept for a chunk of steps: about half a level-2 cache.
 constexpr index bytes_ahead = 256 * 1024;
-// Rows whose pre-activations stay in the level-1 cache between product and cell.
-constexpr index rows_in_cache = 48;
+// Rows whose products are made together, and bytes of pre-activations that are kept between product and cell: a part
+// of the level-2 cache. More units a block mean whole cache lines written and fewer changes between weights.
+constexpr index rows_in_cache = 48, bytes_in_cache = 128 * 1024;
 
 inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }
 

@@ -133,9 +133,7 @@ inline index stride_ahead(index bytes, const Walk& walk) {
 }
 
 // n things in parts of at most `most`, as even as can be: the size of the next part.
-constexpr index even_part(index n, index most) {
-  return ceil_div(n, ceil_div(n, most));
-}
+constexpr index even_part(index n, index most) { return ceil_div(n, ceil_div(n, most)); }
 
 // How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy.
 constexpr index panel_width(index rows) {

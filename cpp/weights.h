@@ -68,8 +68,7 @@ template <class T> class PackedColumns {
  public:
   PackedColumns() = default;
   // In blocks of two panels, so that the last ones share what is left, but of no more than `most` columns.
-  PackedColumns(Feed feed, index hidden, index features, index width,
-                index most = std::numeric_limits<index>::max())
+  PackedColumns(Feed feed, index hidden, index features, index width, index most = std::numeric_limits<index>::max())
       : feed_(std::move(feed)), hidden_(hidden), features_(features), width_(width), block_(std::min(2 * width, most)),
         data_({columns(), N, length()}) {}
 
