@@ -269,7 +269,7 @@ template <class T> class Backward {
     const index hidden = layer_.hidden();
     for (index r = rows.begin; r < rows.end; r++) {
       const index b = timeline.batch_row(r);
-      const bool ran = r < timeline.live(0), given = !ran || timeline.origin(0, r) == Origin::given;
+      const bool given = starts_as_given(r);
       for (int k = 0; k < layer_.cell.states; k++) {
         T* to = adjoints_.dinitial[k] + b * hidden;
         given ? std::copy_n(dstate_at(k, r), hidden, to) : std::fill_n(to, hidden, T(0));
@@ -277,13 +277,26 @@ template <class T> class Backward {
       if (adjoints_.dx && !adjoints_.accumulate_dx)
         for (index t = timeline.length(r); t < adjoints_.dx.steps; t++)
           std::fill_n(adjoints_.dx.at(t, b), adjoints_.dx.width, T(0));
-      if (!ran || !given) continue;
-      const T* dz = dz_at(r);
-      T* dh = worker.dh.get();
-      to_state_.multiply_into(&dz, 1, dz_jump(), to_state_.all_blocks(), dh, to_state_.columns() * N);
-      add_to_dh(dstate_at(0, r), nullptr, 0, to_state_.columns(), dh);
-      std::copy_n(dh, hidden, adjoints_.dinitial[0] + b * hidden);
     }
+    // Rows sorted by length: those that ran come first.
+    const index last = std::min(rows.end, timeline.live(0)), stride = to_state_.columns() * N;
+    T* dh = worker.dh.get();
+    for (index first = rows.begin; first < last;) {
+      const index n = even_part(last - first, rows_in_cache);
+      for (index i = 0; i < n; i++) worker.dz[i] = dz_at(first + i);
+      to_state_.multiply_into(worker.dz.data(), n, dz_jump(), to_state_.all_blocks(), dh, stride);
+      for (index i = 0; i < n; i++) {
+        if (!starts_as_given(first + i)) continue;
+        add_to_dh(dstate_at(0, first + i), nullptr, 0, to_state_.columns(), dh + i * stride);
+        std::copy_n(dh + i * stride, hidden, adjoints_.dinitial[0] + timeline.batch_row(first + i) * hidden);
+      }
+      first += n;
+    }
+  }
+
+  // Whether a row's first step starts from the initial state that was given, or the row has no step at all.
+  bool starts_as_given(index r) const {
+    return r >= layer_.timeline.live(0) || layer_.timeline.origin(0, r) == Origin::given;
   }
 
   Layer<T>& layer_;

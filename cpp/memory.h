@@ -47,9 +47,11 @@ class Spare {
         return block;
       }
     }
-    void* block = ::operator new(bytes, std::align_val_t{cache_line});
-    ask_for_large_pages(block, bytes);
-    return {block, bytes};
+    if (bytes < large_page) return {::operator new(bytes, std::align_val_t{cache_line}), bytes};
+    const std::size_t whole = (bytes + large_page - 1) / large_page * large_page;
+    void* block = ::operator new(whole, std::align_val_t{large_page});
+    ask_for_large_pages(block, whole);
+    return {block, whole};
   }
 
   static void give(void* block, std::size_t bytes) noexcept {
@@ -64,20 +66,19 @@ class Spare {
     } catch (const std::bad_alloc&) {
       // no memory to remember it by: free it
     }
-    ::operator delete(block, std::align_val_t{cache_line});
+    ::operator delete(block, std::align_val_t{bytes < large_page ? cache_line : large_page});
   }
 
  private:
+  static constexpr std::size_t large_page = std::size_t{2} << 20;
+
   using Blocks = std::multimap<std::size_t, void*>;  // by size
 
   // Weights and tapes are read from end to end, a page after the other: with large pages fewer addresses are looked up.
+  // A wish: refusing it is no error.
   static void ask_for_large_pages([[maybe_unused]] void* block, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
-    constexpr std::uintptr_t page = 4096;
-    constexpr std::size_t worthwhile = std::size_t{4} << 20;
-    if (bytes < worthwhile) return;
-    const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(block) + page - 1) / page * page;
-    madvise(reinterpret_cast<void*>(begin), bytes - page, MADV_HUGEPAGE);  // a wish: refusing it is no error
+    madvise(block, bytes, MADV_HUGEPAGE);
 #endif
   }
 
