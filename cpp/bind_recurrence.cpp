@@ -5,6 +5,7 @@
 #include "dense.h"
 #include "forward.h"
 #include "peak.h"
+#include "stream.h"
 
 namespace rnnfast {
 namespace {
@@ -175,6 +176,79 @@ template <class T> Array<T> math(const std::string& name, const Array<T>& x) {
   return y;
 }
 
+template <class T> using LayerArrays = std::tuple<Array<T>, Array<T>, MaybeArray<T>, MaybeArray<T>>;
+
+template <class T> std::unique_ptr<Stream<T>> make_stream(const std::string& name,
+                                                          const std::vector<LayerArrays<T>>& arrays, index batch,
+                                                          int num_threads) {
+  check_threads(num_threads);
+  if (arrays.empty()) throw py::value_error("weights: expected at least one layer, got none");
+  if (batch < 1) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(batch));
+  const CellKernels<T>& cell = find_cell<T>(name);
+  const index hidden = extent("weight_hh", std::get<1>(arrays.front()), 1, 2);
+  std::vector<Weights<T>> layers;
+  for (const auto& [ih, hh, bias_ih, bias_hh] : arrays) {
+    const index input = layers.empty() ? extent("weight_ih", ih, 1, 2) : hidden;
+    layers.push_back(weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh));
+  }
+  return std::make_unique<Stream<T>>(cell, layers, batch, num_threads);
+}
+
+// x as the kernels take it: itself, or a copy where its layout or byte order is another.
+template <class T> Array<T> stream_input(const Stream<T>& stream, const py::object& x) {
+  const py::array any = py::array::ensure(x);
+  if (!any) {
+    PyErr_Clear();
+    throw py::type_error(std::string("x: expected an array, got ") + Py_TYPE(x.ptr())->tp_name);
+  }
+  if (any.dtype().kind() != 'f' || any.dtype().itemsize() != sizeof(T))
+    throw py::type_error("x: expected " + std::string(py::str(py::dtype::of<T>())) + ", got " +
+                         std::string(py::str(any.dtype())));
+  if (any.ndim() != 2 || any.shape(0) != stream.batch() || any.shape(1) != stream.input())
+    reject("x", shape_text(std::initializer_list<index>{stream.batch(), stream.input()}), any);
+  const auto whole = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(any);
+  if (!whole) throw py::error_already_set();
+  if (reinterpret_cast<std::uintptr_t>(whole.data()) % alignof(T) == 0) return whole;
+  Array<T> copy({stream.batch(), stream.input()});
+  std::memcpy(copy.mutable_data(), whole.data(), whole.nbytes());
+  return copy;
+}
+
+// A step may take no longer than a few hundred nanoseconds, so the lock is kept.
+template <class T> Array<T> stream_step(Stream<T>& stream, const py::object& x) {
+  const Array<T> from = stream_input(stream, x);
+  Array<T> y({stream.batch(), stream.hidden()});
+  stream.step(from.data(), y.mutable_data());
+  return y;
+}
+
+template <class T> void bind_stream(py::module_& m, const char* name) {
+  py::class_<Stream<T>>(m, name, py::module_local())
+      .def("step", &stream_step<T>, py::arg("x"))
+      .def(
+          "get_state",
+          [](Stream<T>& stream, int k) {
+            if (k < 0 || k >= stream.states()) throw py::index_error("k: no such state");
+            Array<T> out({stream.layers(), stream.batch(), stream.hidden()});
+            const index size = stream.batch() * stream.hidden();
+            for (index l = 0; l < stream.layers(); l++)
+              std::copy_n(stream.state(l, k), size, out.mutable_data() + l * size);
+            return out;
+          },
+          py::arg("k"))
+      .def(
+          "set_state",
+          [](Stream<T>& stream, int k, const Array<T>& value) {
+            if (k < 0 || k >= stream.states()) throw py::index_error("k: no such state");
+            const T* from = dense("state", value, {stream.layers(), stream.batch(), stream.hidden()});
+            const index size = stream.batch() * stream.hidden();
+            for (index l = 0; l < stream.layers(); l++) std::copy_n(from + l * size, size, stream.state(l, k));
+          },
+          py::arg("k"), exact("value"));
+  m.def("make_stream", make_stream<T>, py::arg("cell"), exact("weights"), py::arg("batch_size"),
+        py::arg("num_threads"));
+}
+
 template <class T> void bind_type(py::module_& m) {
   using py::arg;
   m.def("math", math<T>, arg("name"), exact("x"));
@@ -207,6 +281,8 @@ void bind_recurrence(py::module_& m) {
       py::arg("double_precision"), py::arg("seconds"), py::arg("num_threads"));
   bind_type<float>(m);
   bind_type<double>(m);
+  bind_stream<float>(m, "Stream32");
+  bind_stream<double>(m, "Stream64");
 }
 
 }  // namespace rnnfast

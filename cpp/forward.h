@@ -3,8 +3,7 @@
 // for all cells, types, lengths, resets and directions.
 #pragma once
 
-#include "plan.h"
-#include "weights.h"
+#include "packed_layer.h"
 
 namespace rnnfast {
 
@@ -13,17 +12,13 @@ template <class T> class Forward {
   // `final`: (B, H) a state, written at the end.
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)),
-        accumulators_(static_cast<index>(layer.cell.accumulators.size())),
-        unit_vectors_(plan_.unit_vectors(feed_of(layer.cell.accumulators, &Accumulator::h).count(), wanted_vectors())),
-        input_(feed_of(layer.cell.accumulators, &Accumulator::x), layer.hidden(), layer.weights.input,
-               plan_.steps_ahead > 1 ? panel_width(0) : plan_.width),
-        recurrent_(feed_of(layer.cell.accumulators, &Accumulator::h), layer.hidden(), layer.hidden(), plan_.width),
-        bias_({accumulators_, layer.vectors(), N}), pace_(2.0 * layer.timeline.batch() * layer.cell.gates *
-                                                          layer.hidden() * (layer.weights.input + layer.hidden())) {
+        packed_(layer.cell, layer.weights, plan_, plan_.rows),
+        pace_(2.0 * layer.timeline.batch() * layer.cell.gates * layer.hidden() *
+              (layer.weights.input + layer.hidden())) {
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
     parallel(plan_.threads, [&](int thread, int count) {
-      const auto [first, last] = share(blocks(), thread, count);
-      for (index j = first; j < last; j++) pack(j);
+      const auto [first, last] = share(packed_.blocks(), thread, count);
+      for (index j = first; j < last; j++) packed_.pack(j);
     });
   }
 
@@ -49,7 +44,8 @@ template <class T> class Forward {
     explicit Worker(const Forward& f)
         : rows(f.plan_.by_rows ? f.layer_.timeline.batch() : std::max<index>(f.plan_.rows, 1)),
           pointers(rows, f.layer_.cell.states), x(static_cast<std::size_t>(rows * f.plan_.steps_ahead)),
-          z({f.z_rows(rows), f.accumulators_, f.plan_.steps_ahead > 1 ? f.layer_.vectors() : f.unit_vectors_, N}) {}
+          z({f.z_rows(rows), f.packed_.accumulators(),
+             f.plan_.steps_ahead > 1 ? f.layer_.vectors() : f.packed_.most_vectors(), N}) {}
     index rows;
     RowPointers<T> pointers;
     std::vector<const T*> x;
@@ -59,35 +55,11 @@ template <class T> class Forward {
   index z_rows(index rows) const {
     return plan_.steps_ahead > 1 ? rows * plan_.steps_ahead : std::min(rows, rows_in_cache);
   }
-  index wanted_vectors() const {
-    const index rows = std::clamp<index>(plan_.rows, 1, rows_in_cache);
-    return bytes_in_cache / (rows * accumulators_ * N * static_cast<index>(sizeof(T)));
-  }
-  index blocks() const { return (layer_.vectors() + unit_vectors_ - 1) / unit_vectors_; }
-  index vector_of(index j) const { return j * unit_vectors_; }
-  index vectors_of(index j) const { return std::min(unit_vectors_, layer_.vectors() - vector_of(j)); }
-  index z_stride(index j) const { return accumulators_ * vectors_of(j) * N; }
-
-  void pack(index j) {
-    const index v = vector_of(j), vectors = vectors_of(j), hidden = layer_.hidden();
-    input_.pack(layer_.weights.ih, v, vectors);
-    recurrent_.pack(layer_.weights.hh, v, vectors);
-    for (index a = 0; a < accumulators_; a++) {
-      const auto [x, h] = layer_.cell.accumulators[a];
-      for (index lane = 0; lane < vectors * N; lane++) {
-        const index unit = v * N + lane;
-        T sum = 0;
-        if (unit < hidden && x != none && layer_.weights.bias_ih) sum = layer_.weights.bias_ih[x * hidden + unit];
-        if (unit < hidden && h != none && layer_.weights.bias_hh) sum += layer_.weights.bias_hh[h * hidden + unit];
-        bias_[v * accumulators_ * N + a * vectors * N + lane] = sum;
-      }
-    }
-  }
-
   void run(Worker& worker, index begin, index end, int thread, int count) {
     const Timeline& timeline = layer_.timeline;
     const auto [first_row, last_row] = plan_.by_rows ? timeline.share_rows(thread, count) : Range{0, timeline.batch()};
-    const auto [first_block, last_block] = plan_.by_rows ? Range{0, blocks()} : share(blocks(), thread, count);
+    const auto [first_block, last_block] =
+        plan_.by_rows ? Range{0, packed_.blocks()} : share(packed_.blocks(), thread, count);
     for (index s = begin; s < end;) {
       const index stop = std::min(s + plan_.steps_ahead, end);
       index row = 0;  // in the chunk
@@ -107,49 +79,36 @@ template <class T> class Forward {
     index rows = 0;
     for (; s < stop; s++)
       for (index r = first; r < std::min(last_row, layer_.timeline.live(s)); r++) worker.x[rows++] = input_row(s, r);
-    for (index j = first_block; j < last_block; j++) start(j, worker.x.data(), rows, z_ahead(worker, j));
+    for (index j = first_block; j < last_block; j++) packed_.start(j, worker.x.data(), rows, z_ahead(worker, j));
   }
 
   void step(Worker& worker, index s, index first, index last, index first_block, index last_block, index row) {
     worker.pointers.set(layer_, s, first, last);
     if (plan_.steps_ahead > 1) {
       for (index j = first_block; j < last_block; j++)
-        end(worker, j, 0, last - first, z_ahead(worker, j) + row * z_stride(j));
+        end(worker, j, 0, last - first, z_ahead(worker, j) + row * packed_.z_stride(j));
       return;
     }
     for (index r = first; r < last; r++) worker.x[r - first] = input_row(s, r);
     for (index j = first_block; j < last_block; j++) {
       for (index r = 0; r < last - first;) {
         const index rows = even_part(last - first - r, rows_in_cache);
-        start(j, worker.x.data() + r, rows, worker.z.get());
+        packed_.start(j, worker.x.data() + r, rows, worker.z.get());
         end(worker, j, r, rows, worker.z.get());
         r += rows;
       }
     }
   }
 
-  void start(index j, const T* const* x, index rows, T* z) const {
-    const index stride = z_stride(j);
-    const T* bias = bias_.get() + vector_of(j) * accumulators_ * N;
-    for (index r = 0; r < rows; r++) std::copy_n(bias, stride, z + r * stride);
-    input_.multiply_into(x, rows, vector_of(j), vectors_of(j), z, stride);
-  }
-
   void end(const Worker& worker, index j, index first, index rows, T* z) const {
-    const RowPointers<T>& p = worker.pointers;
-    recurrent_.multiply_into(p.before(0) + first, rows, vector_of(j), vectors_of(j), z, z_stride(j));
-    ForwardBlock<T> block{rows, vectors_of(j), vector_of(j) * N, layer_.hidden(), z, z_stride(j), {}, {}, nullptr};
-    for (int k = 0; k < layer_.cell.states; k++)
-      block.before[k] = p.before(k) + first, block.after[k] = p.after(k) + first;
-    if (layer_.saved) block.saved = p.saved() + first;
-    layer_.cell.forward(block);
+    packed_.end(j, worker.pointers, first, rows, static_cast<bool>(layer_.saved), z);
   }
 
   const T* input_row(index s, index r) const {
     return layer_.x.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
   }
   T* z_ahead(const Worker& worker, index j) const {
-    return worker.z.get() + vector_of(j) * accumulators_ * N * worker.rows * plan_.steps_ahead;
+    return worker.z.get() + packed_.vector_of(j) * packed_.accumulators() * N * worker.rows * plan_.steps_ahead;
   }
 
   // Final states, and zeros past the lengths.
@@ -178,9 +137,7 @@ template <class T> class Forward {
   Layer<T>& layer_;
   std::array<T*, most_states> final_;
   Plan plan_;
-  index accumulators_, unit_vectors_;
-  PackedRows<T> input_, recurrent_;
-  Buffer<T> bias_;
+  PackedLayer<T> packed_;
   Pace pace_;
   std::vector<Worker> workers_;
   Barrier barrier_;

@@ -74,6 +74,8 @@ template <class T> class RowPointers {
     }
   }
 
+  void set(index r, int k, const T* before, T* after) { before_[k][r] = before, after_[k][r] = after; }
+
   const T* const* before(int k) const { return before_[k].data(); }
   T* const* after(int k) const { return after_[k].data(); }
   T* const* saved() const { return saved_.data(); }

@@ -24,6 +24,7 @@ from rnnfast.module import Module, Tape
 from rnnfast.modules import Dropout, Embedding, Last, Linear, Sequential
 from rnnfast.optim import SGD, Adam
 from rnnfast.saving import load, save
+from rnnfast.streaming import Stream
 from rnnfast.threads import get_num_threads, set_num_threads, show_config
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "Linear",
     "Module",
     "Sequential",
+    "Stream",
     "Tape",
     "__version__",
     "get_num_threads",

@@ -1,4 +1,4 @@
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,18 @@ def backward(
     reverse: bool,
     num_threads: int,
 ) -> None: ...
+
+class _Stream(Protocol[_T]):
+    def step(self, x: Any) -> NDArray[_T]: ...
+    def get_state(self, k: int) -> NDArray[_T]: ...
+    def set_state(self, k: int, value: NDArray[_T]) -> None: ...
+
+def make_stream(
+    cell: str,
+    weights: list[tuple[NDArray[_T], NDArray[_T], NDArray[_T] | None, NDArray[_T] | None]],
+    batch_size: int,
+    num_threads: int,
+) -> _Stream[_T]: ...
 def linear_forward(
     x: NDArray[_T],
     weight: NDArray[_T],

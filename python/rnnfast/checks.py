@@ -148,6 +148,20 @@ def block(name: str, value: Any, expected: Expected, dtype: Float) -> Array:
     return contiguous(array)
 
 
+def states(
+    what: str, value: Any, names: tuple[str, ...], shape: tuple[int, ...], dtype: Float
+) -> tuple[Array, ...] | None:
+    """The states of a layer, one C-contiguous array for each name; one alone stands without a tuple. None for None."""
+    if value is None:
+        return None
+    if len(names) == 1:
+        value = (value,)
+    elif not isinstance(value, tuple | list) or len(value) != len(names):
+        got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
+        raise TypeError(f"{what}: expected a tuple ({', '.join(names)}), got {got}")
+    return tuple(block(name, array, shape, dtype) for name, array in zip(names, value, strict=True))
+
+
 def time_major(array: Array, batch_first: bool) -> Array:
     """(T, B, …) for (T, B, …) or (B, T, …): a view."""
     return array.swapaxes(0, 1) if batch_first else array

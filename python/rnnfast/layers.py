@@ -18,6 +18,7 @@ import numpy as np
 from rnnfast import _kernels, checks, init, threads
 from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
+from rnnfast.streaming import Stream
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -180,16 +181,8 @@ class Recurrent(Module):
         return array[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
 
     def _check_states(self, value: State, batch: int, names: tuple[str, ...], what: str) -> tuple[Array, ...] | None:
-        """One C-contiguous (L·D, B, H) array for each name, or None for None."""
-        if value is None:
-            return None
-        if len(names) == 1:
-            value = (value,)
-        elif not isinstance(value, tuple | list) or len(value) != len(names):
-            got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
-            raise TypeError(f"{what}: expected a tuple ({', '.join(names)}), got {got}")
         shape = (self.num_layers * self._directions, batch, self.hidden_size)
-        return tuple(checks.block(name, array, shape, self.dtype) for name, array in zip(names, value, strict=True))
+        return checks.states(what, value, names, shape, self.dtype)
 
     def _new_states(self, batch: int) -> tuple[Array, ...]:
         shape = (self.num_layers * self._directions, batch, self.hidden_size)
@@ -219,6 +212,13 @@ class Recurrent(Module):
         y, state, tape = super().forward(x, state, lengths, resets)
         assert isinstance(tape, RecurrentTape)
         return y, state, tape
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """The layer one step a call, with packed weights and a state of its own; see `Stream`.
+
+        ValueError if the layer is bidirectional.
+        """
+        return Stream(self, batch_size)
 
     def _forward(
         self, x: Any, state: State, lengths: Any, resets: Any, record: bool

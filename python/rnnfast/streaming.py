@@ -1,0 +1,82 @@
+"""One step at a time: a recurrent layer as a stream that remembers its state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rnnfast import _kernels, checks, threads
+from rnnfast.checks import Array
+from rnnfast.module import State
+
+if TYPE_CHECKING:
+    from rnnfast.layers import Recurrent
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """A layer that takes one time step a call; made by ``layer.stream(batch_size)``.
+
+    The weights are a snapshot, packed once: later changes of the layer don't reach the stream. Never drops. The outputs
+    are those of ``layer(x)`` over the whole sequence, to the bit. A stream is for one thread at a time.
+
+    Attributes:
+        step: ``y_t = stream.step(x_t)`` advances by one step. x_t (batch_size, I) has the layer's dtype, y_t
+            (batch_size, H) is a new array. TypeError or ValueError for another dtype or shape; the state stays.
+
+    Examples:
+        >>> import numpy as np
+        >>> import rnnfast as rf
+        >>> layer = rf.GRU(3, 5, seed=0)
+        >>> x = np.ones((7, 1, 3), np.float32)
+        >>> stream = layer.stream()
+        >>> y = np.stack([stream.step(x_t) for x_t in x])
+        >>> bool((y == layer(x)[0]).all())
+        True
+    """
+
+    __slots__ = ("_dtype", "_names", "_native", "_shape", "step")
+
+    step: Callable[[Any], Array]
+
+    def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
+        if layer.bidirectional:
+            raise ValueError(
+                "bidirectional: expected False for a stream, got True: the second direction starts at the end"
+            )
+        batch = checks.size("batch_size", batch_size)
+        weights = [layer._weights(layer.params, k, 0) for k in range(layer.num_layers)]
+        self._native = _kernels.make_stream(layer._cell, weights, batch, threads.resolve())
+        self._names, self._dtype = layer._state_names, layer.dtype
+        self._shape = (layer.num_layers, batch, layer.hidden_size)
+        self.step = self._native.step
+
+    @property
+    def state(self) -> State:
+        """The state after the last step, h or (h, c), each a copy (L, batch_size, H); may be set, None for zeros."""
+        arrays = tuple(self._native.get_state(k) for k in range(len(self._names)))
+        return arrays[0] if len(arrays) == 1 else arrays
+
+    @state.setter
+    def state(self, value: State) -> None:
+        blocks = checks.states("state", value, self._names, self._shape, self._dtype)
+        for k in range(len(self._names)):
+            self._native.set_state(k, np.zeros(self._shape, self._dtype) if blocks is None else blocks[k])
+
+    def reset(self, rows: Any = None) -> None:
+        """Start anew with a state of zeros: all rows of the batch, or only `rows`.
+
+        `rows` is what selects from an axis of batch_size: an index, a list of them, a bool mask or a slice. IndexError
+        if it doesn't.
+        """
+        for k in range(len(self._names)):
+            array = self._native.get_state(k)
+            array[:, slice(None) if rows is None else rows] = 0
+            self._native.set_state(k, array)
+
+    def __repr__(self) -> str:
+        layers, batch, hidden = self._shape
+        return f"Stream({layers} layers of {hidden}, batch_size={batch}, {self._dtype})"
