@@ -18,6 +18,7 @@ template <class T> struct Adjoints {
   bool accumulate_dx = false;                  // added to what dx holds
   T *dweight_ih = nullptr, *dweight_hh = nullptr, *dbias_ih = nullptr,
     *dbias_hh = nullptr;  // added to, at the very end
+  std::array<T*, most_unit_weights> dof_units{};
 };
 
 template <class T> class Backward {
@@ -32,6 +33,7 @@ template <class T> class Backward {
         dz_({layer.vectors(), dz_rows_, accumulators_, N}),
         dweight_ih_(x_feed_, layer.hidden(), layer.weights.input, chunk_rows_),
         dweight_hh_(h_feed_, layer.hidden(), layer.hidden(), chunk_rows_), dbias_(accumulators_, layer.hidden()),
+        dof_units_(layer.cell.unit_weights, layer.hidden()),
         pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
         step_(layer.timeline.steps()) {
     if (adjoints_.dx) to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0));
@@ -103,6 +105,7 @@ template <class T> class Backward {
   index begin_chunk() {
     rows_.clear();
     x_rows_.clear(), h_rows_.clear(), dz_of_row_.clear();
+    for (auto& rows : unit_rows_) rows.clear();
     first_row_of_step_.clear();
     index s = step_;
     while (s > 0 && step_ - s < pace_.steps() && static_cast<index>(rows_.size()) < rows_a_chunk) {
@@ -112,6 +115,10 @@ template <class T> class Backward {
         rows_.push_back({s, r});
         x_rows_.push_back(layer_.x.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r)));
         h_rows_.push_back(layer_.before(0, s, r));
+        for (index k = 0; k < dof_units_.count(); k++) {
+          const UnitWeight& weight = dof_units_[k];
+          unit_rows_[k].push_back(weight.after ? layer_.after(weight.state, s, r) : layer_.before(weight.state, s, r));
+        }
         dz_of_row_.push_back(dz_at(batch_ + static_cast<index>(dz_of_row_.size())));
       }
     }
@@ -127,17 +134,19 @@ template <class T> class Backward {
     for (index s = step_; s-- > begin;) {
       const index last = std::min(rows.end, layer_.timeline.live(s));
       if (rows.begin < last) step(worker, s, rows.begin, last, blocks);
-      if (!plan_.by_rows) barrier_.wait(count);
+      if (plan_.waits) barrier_.wait(count);
     }
     barrier_.wait(count);
     if (adjoints_.dx) input_gradient(worker, share(chunk_size(), thread, count));
     pack_operand(dweight_ih_, x_rows_, thread, count);
-    pack_operand(dweight_hh_, h_rows_, thread, count);
+    if (!h_feed_.gates.empty()) pack_operand(dweight_hh_, h_rows_, thread, count);
     barrier_.wait(count);
     const auto own = share(layer_.vectors(), thread, count);
     dweight_ih_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
-    dweight_hh_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
+    if (!h_feed_.gates.empty()) dweight_hh_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
     dbias_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
+    for (index k = 0; k < dof_units_.count(); k++)
+      dof_units_.add(k, dz_view(), batch_, unit_rows_[k].data(), chunk_size(), own.begin, own.end);
     for (index v = own.begin; v < own.end; v++)
       std::copy_n(dz_at(first_row(begin)) + v * dz_jump(), layer_.timeline.live(begin) * dz_width(),
                   dz_at(0) + v * dz_jump());
@@ -197,7 +206,8 @@ template <class T> class Backward {
                            p.saved() + (r - first),
                            {},
                            dz_at(first_row(s) + r),
-                           dz_rows_};
+                           dz_rows_,
+                           layer_.weights.of_units.data()};
     for (int k = 0; k < layer_.cell.states; k++) {
       block.before[k] = p.before(k) + (r - first);
       block.after[k] = p.after(k) + (r - first);
@@ -262,6 +272,7 @@ template <class T> class Backward {
     });
     if (adjoints_.dbias_ih) dbias_.commit(x_feed_, adjoints_.dbias_ih);
     if (adjoints_.dbias_hh) dbias_.commit(h_feed_, adjoints_.dbias_hh);
+    for (index k = 0; k < dof_units_.count(); k++) dof_units_.commit(k, adjoints_.dof_units[k]);
   }
 
   void initial_gradient(Worker& worker, Range rows) {
@@ -310,11 +321,13 @@ template <class T> class Backward {
   std::array<Buffer<T>, most_states> dstate_;
   WeightGradient<T> dweight_ih_, dweight_hh_;
   BiasGradient<T> dbias_;
+  UnitWeightGradient<T> dof_units_;
   Pace pace_;
   index step_;  // steps at or after this one are done
   std::vector<Worker> workers_;
   std::vector<ChunkRow> rows_;
   std::vector<const T*> x_rows_, h_rows_, dz_of_row_;
+  std::array<std::vector<const T*>, most_unit_weights> unit_rows_;
   std::vector<index> first_row_of_step_;
   Barrier barrier_;
 };

@@ -21,6 +21,8 @@ py::dict cell_shapes() {
     shape["gates"] = cell.gates;
     shape["states"] = cell.states;
     shape["saved"] = cell.saved;
+    shape["unit_weights"] = cell.unit_weights.size();
+    shape["recurrent"] = !feed_of(cell.accumulators, &Accumulator::h).gates.empty();
     shapes[cell.name] = shape;
   }
   return shapes;
@@ -48,29 +50,36 @@ template <class A> void check_count(const char* name, const A& arrays, int expec
                           std::to_string(arrays.size()));
 }
 
+// The parameters of a cell: weight_hh where it has a recurrent product, the unit weights as many as it declares.
 template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index input, index hidden, const Array<T>& ih,
-                                           const Array<T>& hh, const MaybeArray<T>& bias_ih,
-                                           const MaybeArray<T>& bias_hh) {
+                                           const MaybeArray<T>& hh, const MaybeArray<T>& bias_ih,
+                                           const MaybeArray<T>& bias_hh, const Arrays<T>& unit_weights) {
   const index rows = checked_product({cell.gates, hidden});
-  return {input,
-          hidden,
-          dense("weight_ih", ih, {rows, input}),
-          dense("weight_hh", hh, {rows, hidden}),
-          dense("bias_ih", bias_ih, {rows}),
-          dense("bias_hh", bias_hh, {rows})};
+  if (!hh && !feed_of(cell.accumulators, &Accumulator::h).gates.empty())
+    throw py::value_error("weight_hh: expected an array, got None");
+  check_count("unit_weights", unit_weights, static_cast<int>(cell.unit_weights.size()));
+  Weights<T> weights{input,
+                     hidden,
+                     dense("weight_ih", ih, {rows, input}),
+                     dense("weight_hh", hh, {rows, hidden}),
+                     dense("bias_ih", bias_ih, {rows}),
+                     dense("bias_hh", bias_hh, {rows})};
+  for (std::size_t k = 0; k < unit_weights.size(); k++)
+    weights.of_units[k] = dense("unit_weights", unit_weights[k], {hidden});
+  return weights;
 }
 
 // What forward and backward share: everything but what they write.
 template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& x, const Array<T>& ih,
-                                       const Array<T>& hh, const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh,
+                                       const MaybeArray<T>& hh, const MaybeArray<T>& bias_ih,
+                                       const MaybeArray<T>& bias_hh, const Arrays<T>& unit_weights,
                                        const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states,
                                        const MaybeArray<T>& saved, const MaybeArray<std::int64_t>& lengths,
                                        const MaybeResets& resets, bool reverse) {
   const CellKernels<T>& cell = find_cell<T>(name);
-  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2),
-              hidden = extent("weight_hh", hh, 1, 2);
+  const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2), hidden = extent("y", y, 2, 3);
   Layer<T> layer{
-      cell, weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh),
+      cell, weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh, unit_weights),
       Timeline(steps, batch, lengths_view(lengths, steps, batch), resets_view(resets, steps, batch), reverse),
       sequence("x", x, steps, batch, input)};
   layer.states[0] = sequence_out("y", y, steps, batch, hidden);
@@ -92,13 +101,14 @@ template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& 
 }
 
 template <class T>
-void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const Array<T>& weight_hh,
-             const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh, const MaybeArrays<T>& initial,
-             const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const Arrays<T>& final,
-             const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse, int num_threads) {
+void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const MaybeArray<T>& weight_hh,
+             const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh, const Arrays<T>& unit_weights,
+             const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved,
+             const Arrays<T>& final, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse,
+             int num_threads) {
   check_threads(num_threads);
-  Layer<T> layer =
-      layer_view(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, initial, y, states, saved, lengths, resets, reverse);
+  Layer<T> layer = layer_view(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, unit_weights, initial, y, states, saved,
+                              lengths, resets, reverse);
   check_count("final", final, layer.cell.states);
   const index batch = layer.timeline.batch(), hidden = layer.hidden();
   std::array<T*, most_states> to{};
@@ -111,15 +121,16 @@ void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_
 }
 
 template <class T>
-void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const Array<T>& weight_hh,
-              const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved,
-              const MaybeArray<T>& dy, const MaybeArrays<T>& dfinal, const MaybeArray<T>& dx, bool accumulate_dx,
-              const Arrays<T>& dinitial, const Array<T>& dweight_ih, const Array<T>& dweight_hh,
-              const MaybeArray<T>& dbias_ih, const MaybeArray<T>& dbias_hh, const MaybeArray<std::int64_t>& lengths,
-              const MaybeResets& resets, bool reverse, int num_threads) {
+void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight_ih, const MaybeArray<T>& weight_hh,
+              const Arrays<T>& unit_weights, const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states,
+              const MaybeArray<T>& saved, const MaybeArray<T>& dy, const MaybeArrays<T>& dfinal,
+              const MaybeArray<T>& dx, bool accumulate_dx, const Arrays<T>& dinitial, const Array<T>& dweight_ih,
+              const MaybeArray<T>& dweight_hh, const MaybeArray<T>& dbias_ih, const MaybeArray<T>& dbias_hh,
+              const Arrays<T>& dunit_weights, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets,
+              bool reverse, int num_threads) {
   check_threads(num_threads);
-  Layer<T> layer =
-      layer_view<T>(cell, x, weight_ih, weight_hh, {}, {}, initial, y, states, saved, lengths, resets, reverse);
+  Layer<T> layer = layer_view<T>(cell, x, weight_ih, weight_hh, {}, {}, unit_weights, initial, y, states, saved,
+                                 lengths, resets, reverse);
   const index steps = layer.x.steps, batch = layer.x.batch, input = layer.weights.input, hidden = layer.hidden();
   const index rows = layer.cell.gates * hidden;
   if (layer.cell.saved && !layer.saved) throw py::value_error("saved: expected the values that forward kept, got None");
@@ -139,6 +150,9 @@ void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight
   adjoints.dweight_hh = dense_out("dweight_hh", dweight_hh, {rows, hidden});
   adjoints.dbias_ih = dense_out("dbias_ih", dbias_ih, {rows});
   adjoints.dbias_hh = dense_out("dbias_hh", dbias_hh, {rows});
+  check_count("dunit_weights", dunit_weights, static_cast<int>(layer.cell.unit_weights.size()));
+  for (std::size_t k = 0; k < dunit_weights.size(); k++)
+    adjoints.dof_units[k] = dense_out("dunit_weights", dunit_weights[k], {hidden});
   drive<Backward<T>>(layer, adjoints, num_threads);
 }
 
@@ -176,7 +190,7 @@ template <class T> Array<T> math(const std::string& name, const Array<T>& x) {
   return y;
 }
 
-template <class T> using LayerArrays = std::tuple<Array<T>, Array<T>, MaybeArray<T>, MaybeArray<T>>;
+template <class T> using LayerArrays = std::tuple<Array<T>, MaybeArray<T>, MaybeArray<T>, MaybeArray<T>, Arrays<T>>;
 
 template <class T> std::unique_ptr<Stream<T>> make_stream(const std::string& name,
                                                           const std::vector<LayerArrays<T>>& arrays, index batch,
@@ -185,11 +199,11 @@ template <class T> std::unique_ptr<Stream<T>> make_stream(const std::string& nam
   if (arrays.empty()) throw py::value_error("weights: expected at least one layer, got none");
   if (batch < 1) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(batch));
   const CellKernels<T>& cell = find_cell<T>(name);
-  const index hidden = extent("weight_hh", std::get<1>(arrays.front()), 1, 2);
+  const index hidden = extent("weight_ih", std::get<0>(arrays.front()), 0, 2) / cell.gates;
   std::vector<Weights<T>> layers;
-  for (const auto& [ih, hh, bias_ih, bias_hh] : arrays) {
+  for (const auto& [ih, hh, bias_ih, bias_hh, unit_weights] : arrays) {
     const index input = layers.empty() ? extent("weight_ih", ih, 1, 2) : hidden;
-    layers.push_back(weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh));
+    layers.push_back(weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh, unit_weights));
   }
   return std::make_unique<Stream<T>>(cell, layers, batch, num_threads);
 }
@@ -252,15 +266,16 @@ template <class T> void bind_stream(py::module_& m, const char* name) {
 template <class T> void bind_type(py::module_& m) {
   using py::arg;
   m.def("math", math<T>, arg("name"), exact("x"));
-  m.def("forward", forward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh"),
-        exact("bias_ih").none(true), exact("bias_hh").none(true), exact("initial").none(true), exact("y"),
-        exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
+  m.def("forward", forward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh").none(true),
+        exact("bias_ih").none(true), exact("bias_hh").none(true), exact("unit_weights"), exact("initial").none(true),
+        exact("y"), exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
         exact("resets").none(true), arg("reverse"), arg("num_threads"));
-  m.def("backward", backward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh"),
-        exact("initial").none(true), exact("y"), exact("states"), exact("saved").none(true), exact("dy").none(true),
-        exact("dfinal").none(true), exact("dx").none(true), arg("accumulate_dx"), exact("dinitial"),
-        exact("dweight_ih"), exact("dweight_hh"), exact("dbias_ih").none(true), exact("dbias_hh").none(true),
-        exact("lengths").none(true), exact("resets").none(true), arg("reverse"), arg("num_threads"));
+  m.def("backward", backward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh").none(true),
+        exact("unit_weights"), exact("initial").none(true), exact("y"), exact("states"), exact("saved").none(true),
+        exact("dy").none(true), exact("dfinal").none(true), exact("dx").none(true), arg("accumulate_dx"),
+        exact("dinitial"), exact("dweight_ih"), exact("dweight_hh").none(true), exact("dbias_ih").none(true),
+        exact("dbias_hh").none(true), exact("dunit_weights"), exact("lengths").none(true), exact("resets").none(true),
+        arg("reverse"), arg("num_threads"));
   m.def("linear_forward", linear_forward<T>, exact("x"), exact("weight"), exact("bias").none(true), exact("y"),
         exact("lengths").none(true), arg("num_threads"));
   m.def("linear_backward", linear_backward<T>, exact("x"), exact("weight"), exact("dy"), exact("dx").none(true),

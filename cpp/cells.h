@@ -5,15 +5,30 @@
 #include <string>
 
 #include "cells/gru.h"
+#include "cells/indrnn.h"
 #include "cells/lstm.h"
+#include "cells/minimal.h"
 #include "cells/rnn.h"
 
 namespace rnnfast {
 
 template <class T> const std::vector<CellKernels<T>>& cells() {
   static const std::vector<CellKernels<T>> all = {
-      describe<Rnn<Tanh>, T>(), describe<Rnn<Relu>, T>(), describe<Rnn<Sigmoid>, T>(),
-      describe<Lstm, T>(),      describe<Gru, T>(),
+      describe<Rnn<Tanh>, T>(),
+      describe<Rnn<Relu>, T>(),
+      describe<Rnn<Sigmoid>, T>(),
+      describe<LstmCell<Forget::gate, false>, T>(),
+      describe<LstmCell<Forget::gate, true>, T>(),
+      describe<LstmCell<Forget::coupled, false>, T>(),
+      describe<LstmCell<Forget::coupled, true>, T>(),
+      describe<LstmCell<Forget::none, false>, T>(),
+      describe<LstmCell<Forget::none, true>, T>(),
+      describe<Gru, T>(),
+      describe<IndRnn<Tanh>, T>(),
+      describe<IndRnn<Relu>, T>(),
+      describe<IndRnn<Sigmoid>, T>(),
+      describe<MinGru, T>(),
+      describe<MinLstm, T>(),
   };
   return all;
 }

@@ -68,7 +68,7 @@ template <class T> class Forward {
         const index last = std::min(last_row, timeline.live(s));
         if (first_row < last) step(worker, s, first_row, last, first_block, last_block, row);
         row += std::max<index>(last - first_row, 0);
-        if (!plan_.by_rows) barrier_.wait(count);
+        if (plan_.waits) barrier_.wait(count);
       }
     }
   }

@@ -133,4 +133,43 @@ template <class T> class BiasGradient {
   Buffer<T> sum_;
 };
 
+// The gradients of the weights that a unit has for itself: dz of an accumulator times a state, summed over rows in the
+// same order.
+template <class T> class UnitWeightGradient {
+ public:
+  UnitWeightGradient() = default;
+  UnitWeightGradient(std::vector<UnitWeight> weights, index hidden)
+      : weights_(std::move(weights)), hidden_(hidden), sum_({count(), (hidden + N - 1) / N, N}) {
+    sum_.fill(T(0));
+  }
+
+  index count() const { return static_cast<index>(weights_.size()); }
+  const UnitWeight& operator[](index k) const { return weights_[static_cast<std::size_t>(k)]; }
+
+  // states[row]: the state (H,) that weight k meets in a row of the chunk.
+  void add(index k, const DzView<T>& dz, index first_row, const T* const* states, index row_count, index first,
+           index last) const {
+    const index a = weights_[static_cast<std::size_t>(k)].accumulator;
+    for (index v = first; v < last; v++) {
+      const int n = static_cast<int>(std::min(hidden_ - v * N, N));
+      T* to = sum_.get() + (k * ((hidden_ + N - 1) / N) + v) * N;
+      Vec<T> sum = Vec<T>::load(to);
+      for (index row = 0; row < row_count; row++)
+        sum = fma(Vec<T>::load(dz.at(v, first_row + row) + a * N), Vec<T>::load_first(states[row] + v * N, n), sum);
+      sum.store(to);
+    }
+  }
+
+  void commit(index k, T* dweight) const {
+    const T* from = sum_.get() + k * ((hidden_ + N - 1) / N) * N;
+    for (index unit = 0; unit < hidden_; unit++) dweight[unit] += from[unit];
+  }
+
+ private:
+  static constexpr index N = Vec<T>::lanes;
+  std::vector<UnitWeight> weights_;
+  index hidden_ = 0;
+  Buffer<T> sum_;
+};
+
 }  // namespace rnnfast

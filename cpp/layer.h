@@ -12,8 +12,9 @@ namespace rnnfast {
 
 template <class T> struct Weights {
   index input = 0, hidden = 0;
-  const T *ih = nullptr, *hh = nullptr;            // (G H, I), (G H, H)
-  const T *bias_ih = nullptr, *bias_hh = nullptr;  // (G H,) or null
+  const T *ih = nullptr, *hh = nullptr;                // (G H, I), (G H, H); no hh where nothing reads h by a product
+  const T *bias_ih = nullptr, *bias_hh = nullptr;      // (G H,) or null
+  std::array<const T*, most_unit_weights> of_units{};  // (H,) each
 };
 
 template <class T> struct Layer {

@@ -54,7 +54,8 @@ template <class T> class PackedLayer {
   // z += R h, then the states after; of rows [first, first + rows) of what the pointers show.
   void end(index j, const RowPointers<T>& pointers, index first, index rows, bool saves, T* z) const {
     recurrent_.multiply_into(pointers.before(0) + first, rows, vector_of(j), vectors_of(j), z, z_stride(j));
-    ForwardBlock<T> block{rows, vectors_of(j), vector_of(j) * N, weights_.hidden, z, z_stride(j), {}, {}, nullptr};
+    ForwardBlock<T> block{rows, vectors_of(j), vector_of(j) * N,        weights_.hidden, z, z_stride(j), {},
+                          {},   nullptr,       weights_.of_units.data()};
     for (int k = 0; k < cell_.states; k++)
       block.before[k] = pointers.before(k) + first, block.after[k] = pointers.after(k) + first;
     if (saves) block.saved = pointers.saved() + first;
@@ -66,12 +67,12 @@ template <class T> class PackedLayer {
 
   index unit_vectors(const Plan& plan, index rows) const {
     const index row_bytes = accumulators_ * N * static_cast<index>(sizeof(T));
-    return plan.unit_vectors(feed_of(cell_.accumulators, &Accumulator::h).count(),
+    return plan.unit_vectors(feed_of(cell_.accumulators, &Accumulator::x).count(),
                              bytes_in_cache / (std::clamp<index>(rows, 1, rows_in_cache) * row_bytes));
   }
 
   const CellKernels<T>& cell_;
-  Weights<T> weights_;  // of the caller: read by pack() only
+  Weights<T> weights_;  // of the caller: but for those of units, read by pack() only
   index accumulators_, vectors_, unit_vectors_;
   PackedRows<T> input_, recurrent_;
   Buffer<T> bias_;

@@ -10,7 +10,8 @@ namespace rnnfast {
 
 struct Plan {
   int threads = 1;
-  bool by_rows = true;    // each thread has rows of the batch of its own (no barrier), or units of its own (one a step)
+  bool by_rows = true;    // each thread has rows of the batch of its own, or units of its own
+  bool waits = false;     // one barrier a step: a thread's units read those of others
   index rows = 0;         // of the batch that meet a panel of weights together
   index width = 0;        // of a panel of recurrent weights, in vectors
   index most_units = 1;   // vectors of units in a block, so that every thread has one
@@ -50,11 +51,15 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   const double row_work = static_cast<double>(accumulators) * static_cast<double>(layer.hidden());
   const double step_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden());
   const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
+  bool recurrent = false;
+  for (const Accumulator& a : layer.cell.accumulators) recurrent = recurrent || a.h != none;
   Plan plan;
   plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
   plan.by_rows = batch >= rows_worth_splitting * plan.threads;
   if (!plan.by_rows) {
-    plan.threads = step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
+    plan.waits = recurrent;
+    plan.threads =
+        plan.waits && step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
   }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
   plan.width = panel_width(plan.rows);

@@ -28,7 +28,13 @@ template <class T> class Stream {
     plan.width = panel_width(batch);
     plan.most_units = std::max<index>(ceil_div(vectors, threads_), 1);
     index z_size = 0;
-    for (const Weights<T>& weights : layers) {
+    for (Weights<T> weights : layers) {
+      // What the cell reads at every step is kept here; the rest is packed.
+      for (std::size_t k = 0; k < cell.unit_weights.size(); k++) {
+        const Buffer<T>& kept = unit_weights_.emplace_back(Buffer<T>({hidden_}));
+        std::copy_n(weights.of_units[k], hidden_, kept.get());
+        weights.of_units[k] = kept.get();
+      }
       PackedLayer<T>& packed = *layers_.emplace_back(std::make_unique<PackedLayer<T>>(cell, weights, plan, batch));
       for (index j = 0; j < packed.blocks(); j++) packed.pack(j);
       z_size = std::max(z_size, packed.accumulators() * packed.most_vectors() * N);
@@ -94,6 +100,7 @@ template <class T> class Stream {
   pid_t owner_ = getpid();
 #endif
   std::vector<std::unique_ptr<PackedLayer<T>>> layers_;
+  std::vector<Buffer<T>> unit_weights_;
   std::vector<const T*> x_;
   RowPointers<T> pointers_;
   std::vector<Buffer<T>> z_;

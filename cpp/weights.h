@@ -97,6 +97,7 @@ template <class T> class PackedColumns {
   void multiply_into(const T* const* rows, index row_count, index jump, Range blocks, T* dv, index dv_stride) const {
     const index unit_length = feed_.count() * N, first = blocks.begin < blocks.end ? column_of(blocks.begin) : 0;
     for (index r = 0; r < row_count; r++) std::fill_n(dv + r * dv_stride, columns_of(blocks) * N, T(0));
+    if (feed_.gates.empty()) return;
     for (index u = 0; u < units();) {
       const index count = even_part(units() - u, units_at_once());
       const Walk walk{unit_length, 1, count, jump, u * jump + feed_.first * N};

@@ -48,7 +48,10 @@ def test_registries_agree() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("shape", SMALL)
 def test_layer_matches_reference(shape: str, cell: str, dtype: type) -> None:
-    problem, exact, single = cached_problem(cell, SMALL[shape])
+    size = SMALL[shape]
+    if "no_forget" in cell:  # c is a sum over all steps: after many of them, what is left of it is a matter of chance
+        size = size._replace(steps=min(size.steps, 60))
+    problem, exact, single = cached_problem(cell, size)
     assert_accurate(solve(problem, dtype), exact, single)
 
 
@@ -129,10 +132,14 @@ def test_one_step_errs_by_no_more_than_its_terms_allow(gain: float, cell: str, d
 def sum_of_terms(params: dict[str, Array], x: Array, state: tuple[Array, ...]) -> Array:
     """(B, H): of a unit, the pre-activations of all its gates and, times those, its previous states."""
     terms = {name.removesuffix("_l0"): np.abs(array) for name, array in params.items()}
-    z = np.abs(x) @ terms["weight_ih"].T + np.abs(state[0][0]) @ terms["weight_hh"].T
-    z += terms["bias_ih"] + terms["bias_hh"]
+    z = np.abs(x) @ terms["weight_ih"].T + terms["bias_ih"]
+    if "bias_hh" in terms:
+        z += np.abs(state[0][0]) @ terms["weight_hh"].T + terms["bias_hh"]
     of_unit = z.reshape(len(z), -1, state[0].shape[-1]).sum(axis=1)
     carried = np.sum([np.abs(s[0]) for s in state], axis=0)
+    for weight in terms.values():  # those that a unit has for itself, times a state before or after the step
+        if weight.shape == (state[0].shape[-1],):
+            of_unit += weight * (1 + carried)
     bound: Array = (1 + carried) * (1 + of_unit)
     return bound
 

@@ -153,7 +153,7 @@ def test_no_gradient_passes_a_reset(cell: str) -> None:
     dy[:3] = 0
     solution = solve(replace(problem, resets=resets, dy=dy), np.float32)
     assert not solution["dx"][:3, ::2].any()
-    assert solution["dx"][:3, 1::2].all()
+    assert solution["dx"][:3, 1::2].any()
     for k in range(len(problem.dstate)):
         assert not solution[f"gradient of state {k}"][:, ::2].any()
         assert solution[f"gradient of state {k}"][:, 1::2].any()

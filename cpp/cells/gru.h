@@ -11,14 +11,16 @@ struct Gru {
   static constexpr const char* name = "gru";
   static constexpr int gates = 3, states = 1, saved = 4;
   static constexpr Accumulator accumulators[] = {{2, none}, {0, 0}, {1, 1}, {none, 2}};
+  static constexpr std::array<UnitWeight, 0> unit_weights{};
 
-  template <class V> static void forward(const V* z, const V* s, V* s_after, V* save) {
+  template <class V> static void forward(const V* z, const V*, const V* s, V* s_after, V* save) {
     const V r = sigmoid(z[1]), u = sigmoid(z[2]), n = tanh(fma(r, z[3], z[0]));
     s_after[0] = fma(u, s[0] - n, n);
     save[0] = r, save[1] = u, save[2] = n, save[3] = z[3];
   }
 
-  template <class V> static void backward(const V* save, const V* s, const V*, const V* ds_after, V* dz, V* ds) {
+  template <class V>
+  static void backward(const V* save, const V*, const V* s, const V*, const V* ds_after, V* dz, V* ds) {
     const V one(1), r = save[0], u = save[1], n = save[2];
     const V dh = ds_after[0];
     const V dn = dh * (one - u) * (one - n * n);

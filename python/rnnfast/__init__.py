@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
-from rnnfast.layers import GRU, LSTM, RNN
+from rnnfast.layers import GRU, LSTM, RNN, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
 from rnnfast.module import Module, Tape
 from rnnfast.modules import Dropout, Embedding, Last, Linear, Sequential
@@ -37,8 +37,11 @@ __all__ = [
     "Adam",
     "Dropout",
     "Embedding",
+    "IndRNN",
     "Last",
     "Linear",
+    "MinGRU",
+    "MinLSTM",
     "Module",
     "Sequential",
     "Stream",

@@ -17,9 +17,10 @@ def forward(
     cell: str,
     x: NDArray[_T],
     weight_ih: NDArray[_T],
-    weight_hh: NDArray[_T],
+    weight_hh: NDArray[_T] | None,
     bias_ih: NDArray[_T] | None,
     bias_hh: NDArray[_T] | None,
+    unit_weights: tuple[NDArray[_T], ...],
     initial: tuple[NDArray[_T], ...] | None,
     y: NDArray[_T],
     states: tuple[NDArray[_T], ...],
@@ -34,7 +35,8 @@ def backward(
     cell: str,
     x: NDArray[_T],
     weight_ih: NDArray[_T],
-    weight_hh: NDArray[_T],
+    weight_hh: NDArray[_T] | None,
+    unit_weights: tuple[NDArray[_T], ...],
     initial: tuple[NDArray[_T], ...] | None,
     y: NDArray[_T],
     states: tuple[NDArray[_T], ...],
@@ -45,9 +47,10 @@ def backward(
     accumulate_dx: bool,
     dinitial: tuple[NDArray[_T], ...],
     dweight_ih: NDArray[_T],
-    dweight_hh: NDArray[_T],
+    dweight_hh: NDArray[_T] | None,
     dbias_ih: NDArray[_T] | None,
     dbias_hh: NDArray[_T] | None,
+    dunit_weights: tuple[NDArray[_T], ...],
     lengths: NDArray[np.int64] | None,
     resets: NDArray[np.bool_] | None,
     reverse: bool,
@@ -61,7 +64,9 @@ class _Stream(Protocol[_T]):
 
 def make_stream(
     cell: str,
-    weights: list[tuple[NDArray[_T], NDArray[_T], NDArray[_T] | None, NDArray[_T] | None]],
+    weights: list[
+        tuple[NDArray[_T], NDArray[_T] | None, NDArray[_T] | None, NDArray[_T] | None, tuple[NDArray[_T], ...]]
+    ],
     batch_size: int,
     num_threads: int,
 ) -> _Stream[_T]: ...

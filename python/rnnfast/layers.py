@@ -20,7 +20,7 @@ from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
 from rnnfast.streaming import Stream
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "IndRNN", "MinGRU", "MinLSTM"]
 
 _CELLS = _kernels.cells()
 
@@ -116,6 +116,7 @@ class Recurrent(Module):
         "seed",
     )
     _state_names: ClassVar[tuple[str, ...]] = ("h",)
+    _unit_weights: ClassVar[tuple[str, ...]] = ()  # parameters (H,): one number a unit; a property if an option decides
     _masks: Masks
     batch_first: bool
     _cell: ClassVar[str]  # the cell's name in the kernels' registry; a property where it depends on an option
@@ -155,9 +156,17 @@ class Recurrent(Module):
     # ---- the cell ----------------------------------------------------------------------------------------------------
     def _cell_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
         """The parameters of one layer and direction that reads `inputs` features."""
-        rows = _CELLS[self._cell]["gates"] * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs), "weight_hh": (rows, self.hidden_size)}
-        return shapes | ({"bias_ih": (rows,), "bias_hh": (rows,)} if self.bias else {})
+        cell = _CELLS[self._cell]
+        rows = cell["gates"] * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs)}
+        if cell["recurrent"]:
+            shapes["weight_hh"] = (rows, self.hidden_size)
+        shapes |= {name: (self.hidden_size,) for name in self._unit_weights}
+        if self.bias:
+            shapes["bias_ih"] = (rows,)
+            if cell["recurrent"]:
+                shapes["bias_hh"] = (rows,)
+        return shapes
 
     # ---- the stack ---------------------------------------------------------------------------------------------------
     @property
@@ -277,11 +286,12 @@ class Recurrent(Module):
 
     def _weights(
         self, source: Mapping[str, Array], layer: int, direction: int
-    ) -> tuple[Array, Array, Array | None, Array | None]:
-        """The parameters of a layer and direction, or their gradients; None for a bias that there isn't."""
+    ) -> tuple[Array, Array | None, Array | None, Array | None, tuple[Array, ...]]:
+        """What a layer and direction has, parameters or gradients, as the kernels take it; None for what it has not."""
         end = self._suffix(layer, direction)
+        recurrent = source[f"weight_hh{end}"] if _CELLS[self._cell]["recurrent"] else None
         biases = source.get(f"bias_ih{end}"), source.get(f"bias_hh{end}")
-        return source[f"weight_ih{end}"], source[f"weight_hh{end}"], *biases
+        return source[f"weight_ih{end}"], recurrent, *biases, tuple(source[name + end] for name in self._unit_weights)
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
         batch = tape.shape[0 if self.batch_first else 1]
@@ -316,12 +326,13 @@ class Recurrent(Module):
         """Backpropagate through one layer; its second direction adds into dx."""
         for direction in range(self._directions):
             k = layer * self._directions + direction
-            weight_ih, weight_hh, _, _ = self._weights(self.params, layer, direction)
+            weight_ih, weight_hh, _, _, unit_weights = self._weights(self.params, layer, direction)
             _kernels.backward(
                 self._cell,
                 run.inputs[layer],
                 weight_ih,
                 weight_hh,
+                unit_weights,
                 None if run.initial is None else tuple(array[k] for array in run.initial),
                 self._half(run.outputs[layer], direction),
                 run.states[k],
@@ -340,6 +351,12 @@ class Recurrent(Module):
 
 
 # ---- cells -----------------------------------------------------------------------------------------------------------
+def _nonlinearity(value: str) -> str:
+    if value not in ("tanh", "relu", "sigmoid"):
+        raise ValueError(f"nonlinearity: expected 'tanh', 'relu' or 'sigmoid', got {value!r}")
+    return value
+
+
 class RNN(Recurrent):
     """Elman network (Elman, 1990, "Finding structure in time").
 
@@ -374,9 +391,7 @@ class RNN(Recurrent):
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
-        if nonlinearity not in ("tanh", "relu", "sigmoid"):
-            raise ValueError(f"nonlinearity: expected 'tanh', 'relu' or 'sigmoid', got {nonlinearity!r}")
-        self.nonlinearity = nonlinearity
+        self.nonlinearity = _nonlinearity(nonlinearity)
         super().__init__(
             input_size,
             hidden_size,
@@ -408,6 +423,14 @@ class LSTM(Recurrent):
 
     G = 4, the rows of the weights in the order i, f, g, o; the state is (h, c).
 
+    ``forget_gate=False``: f = 1, the constant error carousel of 1997; G = 3, rows i, g, o.
+
+    ``coupled=True``: f = 1 − i (Greff et al., 2017); G = 3, rows i, g, o.
+
+    ``peephole=True``: the gates see the cell state (Gers & Schmidhuber, 2000), each unit its own: w_ci ∘ c_{t−1} is
+    added inside i_t, w_cf ∘ c_{t−1} inside f_t where there is one, w_co ∘ c_t inside o_t, with `weight_ci_l{k}`,
+    `weight_cf_l{k}`, `weight_co_l{k}` (H,).
+
     Examples:
         >>> import numpy as np
         >>> import rnnfast as rf
@@ -420,8 +443,53 @@ class LSTM(Recurrent):
         ((7, 2, 3), (20, 5))
     """
 
-    _cell = "lstm"
+    _arguments = (*Recurrent._arguments, "peephole", "coupled", "forget_gate")
     _state_names = ("h", "c")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = np.float32,
+        seed: int | None = None,
+        peephole: bool = False,
+        coupled: bool = False,
+        forget_gate: bool = True,
+    ) -> None:
+        self.peephole = checks.flag("peephole", peephole)
+        self.coupled = checks.flag("coupled", coupled)
+        self.forget_gate = checks.flag("forget_gate", forget_gate)
+        if self.coupled and not self.forget_gate:
+            raise ValueError("coupled: expected False with forget_gate=False, got True: f is 1 − i or 1, not both")
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
+
+    @property
+    def _cell(self) -> str:  # type: ignore[override]
+        forget = "_coupled" if self.coupled else "" if self.forget_gate else "_no_forget"
+        return f"lstm{forget}{'_peephole' if self.peephole else ''}"
+
+    @property
+    def _unit_weights(self) -> tuple[str, ...]:  # type: ignore[override]
+        if not self.peephole:
+            return ()
+        own_forget_gate = self.forget_gate and not self.coupled
+        return ("weight_ci", *(("weight_cf",) if own_forget_gate else ()), "weight_co")
 
 
 class GRU(Recurrent):
@@ -476,3 +544,89 @@ class GRU(Recurrent):
             dtype=dtype,
             seed=seed,
         )
+
+
+class IndRNN(Recurrent):
+    """Independently recurrent network (Li et al., 2018): each unit sees its own state only.
+
+    ::
+
+        h_t = φ(W_ih x_t + b_ih + w_hh ∘ h_{t−1})
+
+    φ is relu, tanh or sigmoid (`nonlinearity`). G = 1; the state is h. `weight_hh_l{k}` is (H,), and there is no
+    `bias_hh`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import rnnfast as rf
+        >>> layer = rf.IndRNN(3, 5, num_layers=2, seed=0)
+        >>> y, h = layer(np.ones((7, 2, 3), np.float32))
+        >>> y.shape, layer.params["weight_hh_l1"].shape
+        ((7, 2, 5), (5,))
+    """
+
+    _arguments = (*Recurrent._arguments, "nonlinearity")
+    _unit_weights = ("weight_hh",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "relu",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        self.nonlinearity = _nonlinearity(nonlinearity)
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias=bias,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            dtype=dtype,
+            seed=seed,
+        )
+
+    @property
+    def _cell(self) -> str:  # type: ignore[override]
+        return f"ind_rnn_{self.nonlinearity}"
+
+
+class MinGRU(Recurrent):
+    """Minimal GRU (Feng et al., 2024, "Were RNNs all we needed?"): the gate sees x only.
+
+    ::
+
+        z_t = σ(W_z x_t + b_z)
+        n_t = W_h x_t + b_h
+        h_t = (1 − z_t) ∘ h_{t−1} + z_t ∘ n_t
+
+    G = 2, the rows of the weights in the order z, h; the state is h. There are no `weight_hh` and no `bias_hh`.
+    """
+
+    _cell = "min_gru"
+
+
+class MinLSTM(Recurrent):
+    """Minimal LSTM (Feng et al., 2024, "Were RNNs all we needed?"), normalised, without its logarithmic form.
+
+    ::
+
+        f_t = σ(W_f x_t + b_f)
+        i_t = σ(W_i x_t + b_i)
+        n_t = W_h x_t + b_h
+        h_t = (f_t ∘ h_{t−1} + i_t ∘ n_t) / (f_t + i_t)
+
+    G = 3, the rows of the weights in the order f, i, h; the state is h. There are no `weight_hh` and no `bias_hh`.
+    Where f_t and i_t both underflow, their shares are one half.
+    """
+
+    _cell = "min_lstm"

@@ -35,10 +35,18 @@ __all__ = [
     "forward",
     "gru_step",
     "gru_step_backward",
+    "ind_rnn_step",
+    "ind_rnn_step_backward",
     "lstm_step",
     "lstm_step_backward",
+    "min_gru_step",
+    "min_gru_step_backward",
+    "min_lstm_step",
+    "min_lstm_step_backward",
     "project",
     "project_backward",
+    "project_input",
+    "project_input_backward",
     "rnn_step",
     "rnn_step_backward",
     "scan",
@@ -115,49 +123,91 @@ def rnn_step_backward(
     return dx, (dh,), dparams
 
 
-def lstm_step(params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
-    """Long short-term memory with forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000).
+def lstm_step(forget: str, params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000).
 
-        i = σ(W_i x_t + b_i + R_i h_{t-1} + b'_i)      input gate
-        f = σ(W_f x_t + b_f + R_f h_{t-1} + b'_f)      forget gate
-        g = tanh(W_g x_t + b_g + R_g h_{t-1} + b'_g)   candidate
-        o = σ(W_o x_t + b_o + R_o h_{t-1} + b'_o)      output gate
+        i = σ(W_i x_t + b_i + R_i h_{t-1} + b'_i + w_ci ∘ c_{t-1})   input gate
+        f = σ(W_f x_t + b_f + R_f h_{t-1} + b'_f + w_cf ∘ c_{t-1})   forget gate
+        g = tanh(W_g x_t + b_g + R_g h_{t-1} + b'_g)                 candidate
         c_t = f ∘ c_{t-1} + i ∘ g
+        o = σ(W_o x_t + b_o + R_o h_{t-1} + b'_o + w_co ∘ c_t)       output gate
         h_t = o ∘ tanh(c_t)
 
-    x (I,), h, c (H,), W (4H, I), R (4H, H), b, b' (4H,); rows i f g o.
+    `forget` is "gate" as written, "coupled" for f = 1 - i (Greff et al. 2017), "none" for f = 1, as in 1997. The
+    peepholes w_ci, w_cf, w_co (Gers & Schmidhuber 2000) are there if `params` has `weight_ci` and its kin.
+
+    x (I,), h, c, w_c· (H,), W (G·H, I), R (G·H, H), b, b' (G·H,); rows i f g o, without f where it has no gate.
     """
     h, c = state
     a, u = project(params, x, h)
-    zi, zf, zg, zo = np.split(a + u, 4)
-    i, f, g, o = sigmoid(zi), sigmoid(zf), np.tanh(zg), sigmoid(zo)
+    z = dict(zip(_lstm_gates(forget), np.split(a + u, len(_lstm_gates(forget))), strict=True))
+    peephole = "weight_ci" in params
+    if peephole:
+        z["i"] = z["i"] + params["weight_ci"] * c
+        if "f" in z:
+            z["f"] = z["f"] + params["weight_cf"] * c
+    i, g = sigmoid(z["i"]), np.tanh(z["g"])
+    f = _lstm_kept(forget, i, z)
     c = f * c + i * g
+    if peephole:
+        z["o"] = z["o"] + params["weight_co"] * c
+    o = sigmoid(z["o"])
     h = o * np.tanh(c)
-    return (h, c), (i, f, g, o)
+    return (h, c), (i, f, g, o) if forget == "gate" else (i, g, o)
 
 
-def lstm_step_backward(params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors) -> Adjoint:
-    """c_t reaches the loss in two ways, on its own and through h_t:
+def _lstm_gates(forget: str) -> str:
+    return "ifgo" if forget == "gate" else "igo"
 
-        dc_t    += o ∘ (1 - tanh²(c_t)) ∘ dh_t
-        dz_i     = i (1 - i) ∘ g ∘ dc_t
+
+def _lstm_kept(forget: str, i: Array, z: Mapping[str, Array]) -> Array:
+    """f, the share of c_{t-1} that is kept."""
+    if forget == "gate":
+        return sigmoid(z["f"])
+    return 1 - i if forget == "coupled" else np.ones_like(i)
+
+
+def lstm_step_backward(
+    forget: str, params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors
+) -> Adjoint:
+    """c_t reaches the loss on its own, through h_t and, with peepholes, through o:
+
+        dz_o     = o (1 - o) ∘ tanh(c_t) ∘ dh_t
+        dc_t    += o ∘ (1 - tanh²(c_t)) ∘ dh_t + w_co ∘ dz_o
+        dz_i     = i (1 - i) ∘ g ∘ dc_t                   coupled: (g - c_{t-1}) in the place of g
         dz_f     = f (1 - f) ∘ c_{t-1} ∘ dc_t
         dz_g     = (1 - g²) ∘ i ∘ dc_t
-        dz_o     = o (1 - o) ∘ tanh(c_t) ∘ dh_t
-        dc_{t-1} = f ∘ dc_t
+        dc_{t-1} = f ∘ dc_t + w_ci ∘ dz_i + w_cf ∘ dz_f
+        dw_ci = c_{t-1} ∘ dz_i    dw_cf = c_{t-1} ∘ dz_f    dw_co = c_t ∘ dz_o
 
-    dx_t, dh_{t-1} and the parameters' gradients follow from dz by `project_backward`, here as in every cell.
+    dx_t, dh_{t-1} and the other parameters' gradients follow from dz by `project_backward`, here as in every cell.
     """
-    (h, c), (i, f, g, o), (dh, dc) = state, gates, dstate
-    tanh_c = np.tanh(f * c + i * g)
+    (h, c), (dh, dc) = state, dstate
+    named = dict(zip(_lstm_gates(forget), gates, strict=True))
+    i, g, o = named["i"], named["g"], named["o"]
+    f = named["f"] if forget == "gate" else 1 - i if forget == "coupled" else np.ones_like(i)
+    c_after = f * c + i * g
+    tanh_c = np.tanh(c_after)
+    peephole = "weight_ci" in params
+    dz = {"o": o * (1 - o) * tanh_c * dh}
     dc = dc + o * (1 - tanh_c**2) * dh
-    dzi = i * (1 - i) * g * dc
-    dzf = f * (1 - f) * c * dc
-    dzg = (1 - g**2) * i * dc
-    dzo = o * (1 - o) * tanh_c * dh
-    dz = np.concatenate([dzi, dzf, dzg, dzo])
-    dx, dh, dparams = project_backward(params, x, h, dz, dz)
-    return dx, (dh, f * dc), dparams
+    if peephole:
+        dc = dc + params["weight_co"] * dz["o"]
+    dz["i"] = i * (1 - i) * (g - c if forget == "coupled" else g) * dc
+    dz["g"] = (1 - g**2) * i * dc
+    if forget == "gate":
+        dz["f"] = f * (1 - f) * c * dc
+    dc_before = f * dc
+    dpeepholes = {}
+    if peephole:
+        dpeepholes = {"weight_ci": c * dz["i"], "weight_co": c_after * dz["o"]}
+        dc_before = dc_before + params["weight_ci"] * dz["i"]
+        if "f" in dz:
+            dpeepholes["weight_cf"] = c * dz["f"]
+            dc_before = dc_before + params["weight_cf"] * dz["f"]
+    dz_rows = np.concatenate([dz[gate] for gate in _lstm_gates(forget)])
+    dx, dh, dparams = project_backward(params, x, h, dz_rows, dz_rows)
+    return dx, (dh, dc_before), dparams | dpeepholes
 
 
 def gru_step(params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
@@ -199,6 +249,99 @@ def gru_step_backward(params: Params, x: Array, state: Vectors, gates: Vectors, 
     return dx, (z * dh + dh_product,), dparams
 
 
+def project_input(params: Params, x: Array) -> Array:
+    """W x + b (G·H,), all that the cells need whose gates don't see h."""
+    a = product(params["weight_ih"], x)
+    return a + params["bias_ih"] if "bias_ih" in params else a
+
+
+def project_input_backward(params: Params, x: Array, da: Array) -> tuple[Array, dict[str, Array]]:
+    """The adjoint of `project_input`: dx = Wᵀ da, dW = da xᵀ, db = da."""
+    dparams = {"weight_ih": np.outer(da, x)} | ({"bias_ih": da} if "bias_ih" in params else {})
+    return product(params["weight_ih"].T, da), dparams
+
+
+def ind_rnn_step(
+    activation: Callable[[Array], Array], params: Params, x: Array, state: Vectors
+) -> tuple[Vectors, Vectors]:
+    """Independently recurrent network (Li et al. 2018): a unit sees its own state only.
+
+        h_t = φ(W x_t + b + w ∘ h_{t-1})               φ = relu, tanh or σ; w = weight_hh
+
+    x (I,), h, w, b (H,), W (H, I). Its only gate is h_t itself.
+    """
+    (h,) = state
+    h = activation(project_input(params, x) + params["weight_hh"] * h)
+    return (h,), (h,)
+
+
+def ind_rnn_step_backward(
+    slope: Callable[[Array], Array], params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors
+) -> Adjoint:
+    """dz = φ'(z) ∘ dh_t, dh_{t-1} = w ∘ dz, dw = h_{t-1} ∘ dz."""
+    (h_before,), (h,), (dh,) = state, gates, dstate
+    dz = slope(h) * dh
+    dx, dparams = project_input_backward(params, x, dz)
+    return dx, (params["weight_hh"] * dz,), dparams | {"weight_hh": h_before * dz}
+
+
+def min_gru_step(params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
+    """Minimal GRU (Feng et al. 2024, "Were RNNs all we needed?"), without its logarithmic form.
+
+        z = σ(W_z x_t + b_z)                update gate
+        n = W_h x_t + b_h                   candidate
+        h_t = (1 - z) ∘ h_{t-1} + z ∘ n
+
+    x (I,), h (H,), W (2H, I), b (2H,); rows z h.
+    """
+    (h,) = state
+    az, n = np.split(project_input(params, x), 2)
+    z = sigmoid(az)
+    return ((1 - z) * h + z * n,), (z, n)
+
+
+def min_gru_step_backward(params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors) -> Adjoint:
+    """da_z = z (1 - z) ∘ (n - h_{t-1}) ∘ dh_t, dn = z ∘ dh_t, dh_{t-1} = (1 - z) ∘ dh_t."""
+    (h,), (z, n), (dh,) = state, gates, dstate
+    dx, dparams = project_input_backward(params, x, np.concatenate([z * (1 - z) * (n - h) * dh, z * dh]))
+    return dx, ((1 - z) * dh,), dparams
+
+
+def min_lstm_step(params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
+    """Minimal LSTM (Feng et al. 2024, "Were RNNs all we needed?"), normalised, without its logarithmic form.
+
+        f = σ(W_f x_t + b_f)    i = σ(W_i x_t + b_i)    n = W_h x_t + b_h
+        h_t = k ∘ h_{t-1} + (1 - k) ∘ n             k = f / (f + i)
+
+    x (I,), h (H,), W (3H, I), b (3H,); rows f i h.
+    """
+    (h,) = state
+    af, ai, n = np.split(project_input(params, x), 3)
+    f, i = sigmoid(af), sigmoid(ai)
+    k = _share(f, i)
+    return (k * h + (1 - k) * n,), (f, i, n)
+
+
+def _share(f: Array, i: Array) -> Array:
+    """k = f / (f + i); one half where both have underflowed."""
+    underflow = f + i < np.finfo(f.dtype).tiny
+    k: Array = np.where(underflow, 0.5, f / np.where(underflow, 1, f + i)).astype(f.dtype)
+    return k
+
+
+def min_lstm_step_backward(params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors) -> Adjoint:
+    """With dk = (h_{t-1} - n) ∘ dh_t:
+
+    da_f = k (1 - k) ∘ (1 - f) ∘ dk    da_i = -k (1 - k) ∘ (1 - i) ∘ dk    dn = (1 - k) ∘ dh_t
+    dh_{t-1} = k ∘ dh_t
+    """
+    (h,), (f, i, n), (dh,) = state, gates, dstate
+    k = _share(f, i)
+    dk = k * (1 - k) * (h - n) * dh
+    dx, dparams = project_input_backward(params, x, np.concatenate([dk * (1 - f), -dk * (1 - i), (1 - k) * dh]))
+    return dx, (k * dh,), dparams
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell as the scan sees it: its gates' names in the order of the rows, its states' initial values, its equations.
@@ -212,16 +355,42 @@ class Cell:
     step_backward: Callable[[Params, Array, Vectors, Vectors, Vectors], Adjoint]
 
 
-def _rnn(activation: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Cell:
+Activation = Callable[[Array], Array]
+
+# φ and its derivative as a function of φ
+ACTIVATIONS: dict[str, tuple[Activation, Activation]] = {
+    "tanh": (np.tanh, lambda h: 1 - h**2),
+    "relu": (lambda z: np.maximum(z, 0), lambda h: (h > 0).astype(h.dtype)),
+    "sigmoid": (sigmoid, lambda h: h * (1 - h)),
+}
+
+
+def _rnn(name: str) -> Cell:
+    activation, slope = ACTIVATIONS[name]
     return Cell(("h",), (0.0,), partial(rnn_step, activation), partial(rnn_step_backward, slope))
 
 
+def _ind_rnn(name: str) -> Cell:
+    activation, slope = ACTIVATIONS[name]
+    return Cell(("h",), (0.0,), partial(ind_rnn_step, activation), partial(ind_rnn_step_backward, slope))
+
+
+def _lstm(forget: str) -> Cell:
+    return Cell(tuple(_lstm_gates(forget)), (0.0, 0.0), partial(lstm_step, forget), partial(lstm_step_backward, forget))
+
+
 CELLS: dict[str, Cell] = {
-    "rnn_tanh": _rnn(np.tanh, lambda h: 1 - h**2),
-    "rnn_relu": _rnn(lambda z: np.maximum(z, 0), lambda h: (h > 0).astype(h.dtype)),
-    "rnn_sigmoid": _rnn(sigmoid, lambda h: h * (1 - h)),
-    "lstm": Cell(("i", "f", "g", "o"), (0.0, 0.0), lstm_step, lstm_step_backward),
+    **{f"rnn_{name}": _rnn(name) for name in ACTIVATIONS},
+    "lstm": _lstm("gate"),
+    "lstm_peephole": _lstm("gate"),
+    "lstm_coupled": _lstm("coupled"),
+    "lstm_coupled_peephole": _lstm("coupled"),
+    "lstm_no_forget": _lstm("none"),
+    "lstm_no_forget_peephole": _lstm("none"),
     "gru": Cell(("r", "z", "n"), (0.0,), gru_step, gru_step_backward),
+    **{f"ind_rnn_{name}": _ind_rnn(name) for name in ACTIVATIONS},
+    "min_gru": Cell(("z", "n"), (0.0,), min_gru_step, min_gru_step_backward),
+    "min_lstm": Cell(("f", "i", "n"), (0.0,), min_lstm_step, min_lstm_step_backward),
 }
 
 
@@ -303,7 +472,7 @@ class Tape:
     def _collect(self, values: Callable[[Step], Vectors], count: int) -> Array:
         """(layers·directions, T, B, count, H) of what `values` picks from each step, zero where no step was."""
         steps, batch, _ = self.inputs[0].shape
-        hidden = self.params["weight_hh_l0"].shape[1]
+        hidden = _hidden_size(self.cell, self.params)
         out = np.zeros((len(self.steps), steps, batch, count, hidden), self.inputs[0].dtype)
         for j, rows in enumerate(self.steps):
             for b, row in enumerate(rows):
@@ -322,10 +491,15 @@ class Tape:
         return self._collect(lambda step: step.gates, len(self.cell.gates))
 
 
+def _hidden_size(cell: Cell, params: Params) -> int:
+    rows: int = params["weight_ih_l0"].shape[0]
+    return rows // len(cell.gates)
+
+
 def _suffixes(params: Params) -> list[list[str]]:
     """The endings of the parameters' names, a list of directions for each layer: [["_l0", "_l0_reverse"], …]."""
-    layers = sum(name.startswith("weight_hh_l") and not name.endswith("_reverse") for name in params)
-    directions = ["", "_reverse"] if "weight_hh_l0_reverse" in params else [""]
+    layers = sum(name.startswith("weight_ih_l") and not name.endswith("_reverse") for name in params)
+    directions = ["", "_reverse"] if "weight_ih_l0_reverse" in params else [""]
     return [[f"_l{k}{direction}" for direction in directions] for k in range(layers)]
 
 
@@ -386,7 +560,7 @@ def forward(
     arrays: dict[str, Array] = {name: np.asarray(array, dtype) for name, array in params.items()}
     below: Array = np.asarray(x, dtype)
     steps, batch, _ = below.shape
-    hidden = arrays["weight_hh_l0"].shape[1]
+    hidden = _hidden_size(rules, arrays)
     suffixes = _suffixes(arrays)
     scans = sum(map(len, suffixes))
     each = np.full(batch, steps) if lengths is None else np.asarray(lengths)
@@ -438,7 +612,7 @@ def backward(
     dtype = tape.inputs[0].dtype
     steps, batch, _ = tape.inputs[0].shape
     suffixes = _suffixes(tape.params)
-    hidden = tape.params["weight_hh_l0"].shape[1]
+    hidden = _hidden_size(tape.cell, tape.params)
     directions = len(suffixes[0])
     above: Array = np.zeros((steps, batch, directions * hidden), dtype) if dy is None else np.asarray(dy, dtype)
     if dstate is None:
