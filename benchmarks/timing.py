@@ -1,18 +1,33 @@
-"""Fair timing on a machine that others use too: everything that is compared takes turns, and medians are compared."""
+"""Fair timing on a machine that others use too: everything that is compared takes turns in one process.
+
+Beside each turn stands the peak of the arithmetic units, measured just before and just after it; the larger one
+counts, since what disturbs only takes away. Shares of the peak and ratios between contenders are taken within a
+round, and their medians are reported: a slow moment hits both sides.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
+from rnnfast import _kernels
+
+# Worker threads of some libraries spin for a few milliseconds after a call and would take the next one's processor.
+SETTLE_SECONDS = 0.01
+
+PEAK_SECONDS = 0.02  # long enough that a moment without a processor doesn't count for much
+
 
 @dataclass(frozen=True)
 class Sample:
-    """Times of one thing, in seconds a call."""
+    """Times of one thing, in seconds a call, one for each round."""
 
     seconds: tuple[float, ...]
+    peaks: tuple[float, ...]  # floating-point operations a second of as many threads, beside each
+    first: float = math.nan  # seconds of the first call, which is in no other number
 
     @property
     def median(self) -> float:
@@ -20,28 +35,64 @@ class Sample:
 
     @property
     def spread(self) -> float:
-        """The range of the middle half over the median."""
-        low, _, high = quantiles(self.seconds, n=4)
+        """The range of the middle half over the median; NaN for one round."""
+        if len(self.seconds) < 2:
+            return math.nan
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
         return (high - low) / self.median
 
+    @property
+    def peak(self) -> float:
+        return median(self.peaks)
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, seconds_a_turn: float) -> dict[str, Sample]:
-    """Times every call `rounds` times, one after the other in each round; the first call of each is not counted."""
-    repeats = {name: _repeats(call, seconds_a_turn) for name, call in calls.items()}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    def share(self, operations: float) -> float:
+        """The share of the peak that a call of so many floating-point operations reaches."""
+        return median(operations / (s * p) for s, p in zip(self.seconds, self.peaks, strict=True))
+
+    def over(self, other: Sample) -> float:
+        """This time over the other's of the same round: above 1, the other is faster."""
+        return median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something to time, and the threads that it uses."""
+
+    run: Callable[[], object]
+    threads: int
+    first: float = math.nan
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How often each contender's turn comes, and how many seconds one lasts at least."""
+
+    rounds: int
+    seconds: float
+
+
+def take_turns(calls: Mapping[str, Call], turns: Turns) -> dict[str, Sample]:
+    """Times every call, one after the other in each round. Each must have been called before."""
+    repeats = {name: max(1, round(turns.seconds / max(timed(call.run), 1e-9))) for name, call in calls.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    peaks: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(turns.rounds):
         for name, call in calls.items():
-            times[name].append(_time(call, repeats[name]))
-    return {name: Sample(tuple(seconds)) for name, seconds in times.items()}
+            time.sleep(SETTLE_SECONDS)
+            before = _peak(call.threads)
+            seconds[name].append(timed(call.run, repeats[name]))
+            time.sleep(SETTLE_SECONDS)
+            peaks[name].append(max(before, _peak(call.threads)))
+    return {name: Sample(tuple(seconds[name]), tuple(peaks[name]), call.first) for name, call in calls.items()}
 
 
-def _repeats(call: Callable[[], object], seconds: float) -> int:
-    call()
-    return max(1, round(seconds / max(_time(call, 1), 1e-9)))
-
-
-def _time(call: Callable[[], object], repeats: int) -> float:
+def timed(run: Callable[[], object], repeats: int = 1) -> float:
+    """Seconds a call."""
     start = time.perf_counter()
     for _ in range(repeats):
-        call()
+        run()
     return (time.perf_counter() - start) / repeats
+
+
+def _peak(threads: int) -> float:
+    return _kernels.fma_peak(False, PEAK_SECONDS, threads)

@@ -149,6 +149,7 @@ constexpr index panel_width(index rows) {
 template <class T> void multiply(const T* const* rows, index row_count, const Walk& walk, const T* packed,
                                  index columns, index width, T* z, index z_stride, index whole, index first = 0) {
   constexpr index N = Vec<T>::lanes;
+  if (row_count == 0) return;
   for (index c = 0; c < columns;) {
     const index w = even_part(columns - c, width);
     const index most = rows_of_tile(static_cast<int>(w));

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
+from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
 from rnnfast.module import Module, Tape
 from rnnfast.modules import Dropout, Embedding, Last, Linear, Sequential
 from rnnfast.optim import SGD, Adam
 from rnnfast.saving import load, save
+from rnnfast.seq2seq import Hypothesis, Seq2Seq
 from rnnfast.streaming import Stream
 from rnnfast.threads import get_num_threads, set_num_threads, show_config
+from rnnfast.training import Window, truncated_bptt
 
 __version__ = "0.1.0"
 
@@ -37,17 +40,21 @@ __all__ = [
     "Adam",
     "Dropout",
     "Embedding",
+    "Hypothesis",
     "IndRNN",
     "Last",
     "Linear",
     "MinGRU",
     "MinLSTM",
     "Module",
+    "Seq2Seq",
     "Sequential",
     "Stream",
     "Tape",
+    "Window",
     "__version__",
     "get_num_threads",
+    "initialize",
     "isa",
     "load",
     "mse",
@@ -56,4 +63,5 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "softmax_cross_entropy",
+    "truncated_bptt",
 ]

@@ -1,6 +1,7 @@
-"""The command line: `rnnfast train | generate | info`, each in a file of its own with `add_parser` and `run`.
+"""The command line: `rnnfast train | generate | bench | info`, each in a file of its own with `add_parser` and `run`.
 
-Exit status: 0 done, 2 bad input (one line on stderr), 128 + n ended by signal n (130 for Ctrl-C).
+Exit status: 0 done, 1 a benchmark's answers differ, 2 bad input (one line on stderr), 128 + n ended by signal n
+(130 for Ctrl-C).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rnnfast.cli import generate, info, train
+from rnnfast.cli import bench, generate, info, train
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Parser
 
@@ -64,7 +65,7 @@ def _report(command: str, message: str) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="rnnfast", description="Recurrent neural networks on CPUs.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, generate, info):
+    for module in (train, generate, bench, info):
         command = module.add_parser(commands)
         command.set_defaults(run=module.run, parser=command)
     return parser
