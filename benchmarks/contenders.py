@@ -1,0 +1,221 @@
+"""The same work for us and for every peer: prepared, answers compared, then timed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import rnnfast as rf
+from rnnfast import _kernels
+from rnnfast.layers import Recurrent
+
+from .results import DIFFERS, Figure, Topic, Work
+from .shapes import Shape
+from .timing import Call, Turns, take_turns, timed
+
+Array = NDArray[Any]
+Answer = Mapping[str, Array]
+Kind = Literal["forward", "training"]
+
+FLOAT32_TOLERANCE = 1e-4  # of the largest value of an array
+BFLOAT16_TOLERANCE = 0.1  # eight bits a factor, sums of hundreds of them through many steps
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One library at some work: `run` does it, `answer` shows what came out, as arrays with names."""
+
+    run: Callable[[], Any]
+    answer: Callable[[Any], Answer]
+    tolerance: float = FLOAT32_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer with its weights, its input and the gradient of its output, which is zero past a row's length."""
+
+    layer: Recurrent
+    shape: Shape
+    threads: int
+    x: Array  # (T, B, I)
+    dy: Array  # (T, B, H)
+    lengths: Array | None = None  # (B,)
+
+    @property
+    def cell(self) -> str:
+        return type(self.layer).__name__
+
+    @property
+    def weights(self) -> dict[str, Array]:
+        return self.layer.state_dict()
+
+    @property
+    def mask(self) -> Array:
+        """(T, B, 1), true where a row still has a step."""
+        T, B = self.x.shape[:2]
+        lengths = np.full(B, T) if self.lengths is None else self.lengths
+        mask: Array = (np.arange(T)[:, None] < lengths)[..., None]
+        return mask
+
+
+Builder = Callable[[Problem, Kind], Contender]
+
+
+class UnavailableError(Exception):
+    """A peer can't do some work; the message says why."""
+
+
+def make_problem(
+    cell: str, shape: Shape, threads: int, *, ragged: bool = False, options: Mapping[str, Any] | None = None
+) -> Problem:
+    """A problem with random values; ragged: lengths drawn uniformly from 1 to T, half of all steps on average."""
+    rng = np.random.default_rng(0)
+    layer = getattr(rf, cell)(shape.I, shape.H, seed=0, **(options or {}))
+    x = rng.standard_normal((shape.T, shape.B, shape.I), dtype=np.float32)
+    dy = rng.standard_normal((shape.T, shape.B, shape.H), dtype=np.float32)
+    lengths = rng.integers(1, shape.T, size=shape.B, endpoint=True) if ragged else None
+    problem = Problem(layer, shape, threads, x, dy, lengths)
+    dy *= problem.mask
+    return problem
+
+
+def ours(problem: Problem, kind: Kind) -> Contender:
+    layer, x, dy, lengths, threads = problem.layer, problem.x, problem.dy, problem.lengths, problem.threads
+
+    def forward() -> Any:
+        rf.set_num_threads(threads)
+        return layer(x, lengths=lengths)[0]
+
+    def training() -> Any:
+        rf.set_num_threads(threads)
+        layer.zero_grad()
+        _, _, tape = layer.forward(x, lengths=lengths)
+        return layer.backward(tape, dy)[0]
+
+    if kind == "forward":
+        return Contender(forward, lambda y: {"y": y})
+    return Contender(training, lambda dx: {"dx": dx, **layer.grads})
+
+
+# ---- how much work it is ---------------------------------------------------------------------------------------------
+def operations(problem: Problem, kind: Kind) -> float:
+    """Floating-point operations of the products: two for each weight and step of a row; training does them 3 times."""
+    steps = problem.mask.sum()
+    weights = sum(value.size for value in problem.layer.params.values() if value.ndim == 2)
+    return float((1 if kind == "forward" else 3) * 2 * steps * weights)
+
+
+def traffic(problem: Problem, kind: Kind) -> float:
+    """Bytes of arrays that must be moved at least once if the caches hold everything else.
+
+    Forward reads x and the parameters and writes y. Training also writes and reads what forward keeps for backward,
+    reads x, y, dy and the parameters once more, and writes dx and the gradients.
+    """
+    steps, layer = problem.mask.sum(), problem.layer
+    cell = _kernels.cells()[layer._cell]
+    inputs, outputs = steps * layer.input_size, steps * layer.hidden_size
+    parameters = layer.flat_params.size
+    if kind == "forward":
+        return float(4 * (inputs + outputs + parameters))
+    kept = outputs * (cell["saved"] + cell["states"] - 1)
+    return float(4 * (3 * inputs + 3 * outputs + 2 * kept + 3 * parameters))
+
+
+def work_of(problem: Problem, kind: Kind, topic: Topic | None = None) -> Work:
+    dtype = getattr(problem.layer, "compute_dtype", None) or problem.layer.dtype
+    return Work(
+        topic or kind,
+        problem.cell,
+        problem.shape,
+        problem.threads,
+        operations(problem, kind),
+        traffic(problem, kind),
+        str(dtype),
+    )
+
+
+# ---- side by side ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Match:
+    """Some work, our contender, and a function that makes each peer's."""
+
+    work: Work
+    ours: Contender
+    peers: Mapping[str, Callable[[], Contender]]
+
+
+def layer_match(problem: Problem, kind: Kind, peers: Mapping[str, Builder], topic: Topic | None = None) -> Match:
+    built = {name: (lambda build=build: build(problem, kind)) for name, build in peers.items()}
+    return Match(work_of(problem, kind, topic), ours(problem, kind), built)
+
+
+def play(matches: Sequence[Match], turns: Turns) -> list[Figure]:
+    """Compares the answers in each match, then times all contenders of all matches in turns."""
+    calls: dict[str, Call] = {}
+    figures = []
+    for number, match in enumerate(matches):
+        first, answer = _first_call(match.ours)
+        calls[f"{number} ours"] = Call(match.ours.run, match.work.threads, first)
+        failures, errors = {}, {}
+        for name, build in match.peers.items():
+            try:
+                contender = build()
+                first, theirs = _first_call(contender)
+                errors[name] = largest_error(answer, theirs)
+                check(errors[name], contender.tolerance)
+            except Exception as error:  # whatever a peer does wrong is told in the table, and the run goes on
+                failures[name] = reason(error)
+            else:
+                calls[f"{number} {name}"] = Call(contender.run, match.work.threads, first)
+        figures.append((match, failures, errors))
+    samples = take_turns(calls, turns)
+    return [
+        Figure(
+            match.work,
+            samples[f"{number} ours"],
+            {name: samples[f"{number} {name}"] for name in match.peers if name not in failures},
+            failures,
+            errors,
+        )
+        for number, (match, failures, errors) in enumerate(figures)
+    ]
+
+
+def _first_call(contender: Contender) -> tuple[float, Answer]:
+    """Seconds of the first call, and its answer."""
+    outcome: list[Any] = []
+    seconds = timed(lambda: outcome.append(contender.run()))
+    return seconds, contender.answer(outcome[0])
+
+
+def largest_error(ours: Answer, theirs: Answer) -> float:
+    """The largest difference in an array over the largest value of the array, of all arrays; NaN counts as infinite."""
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"{DIFFERS}: we have {', '.join(ours)}, it has {', '.join(theirs)}")
+    errors = [_error(np.asarray(ours[name], np.float64), np.asarray(theirs[name], np.float64)) for name in ours]
+    return max(errors)
+
+
+def _error(a: Array, b: Array) -> float:
+    if a.shape != b.shape:
+        raise ValueError(f"{DIFFERS}: shapes {a.shape} and {b.shape}")
+    error = float(np.abs(a - b).max() / max(np.abs(b).max(), np.finfo(np.float32).tiny))
+    return error if error == error else float("inf")
+
+
+def check(error: float, tolerance: float) -> None:
+    if not error < tolerance:
+        raise ValueError(f"{DIFFERS} by {error:.1e} of the largest value, {tolerance:.0e} allowed")
+
+
+def reason(error: Exception) -> str:
+    """An error as one short line."""
+    text = " ".join(str(error).split())
+    said = (
+        text if isinstance(error, UnavailableError) or text.startswith(DIFFERS) else f"{type(error).__name__}: {text}"
+    )
+    return said if len(said) <= 160 else f"{said[:157]}..."

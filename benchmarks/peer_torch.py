@@ -1,0 +1,84 @@
+"""PyTorch at the same work: eager in float32 and bfloat16, compiled, and ragged batches packed and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from .contenders import BFLOAT16_TOLERANCE, FLOAT32_TOLERANCE, Answer, Contender, Kind, Problem, UnavailableError
+
+Layer = Callable[[Any], Any]  # (T, B, I) -> (T, B, H)
+
+
+def eager(problem: Problem, kind: Kind) -> Contender:
+    layer = layer_of(problem)
+    return contender(problem, kind, layer, lambda x: layer(x)[0])
+
+
+def bfloat16(problem: Problem, kind: Kind) -> Contender:
+    """Weights, inputs and outputs in bfloat16."""
+    layer = layer_of(problem).to(torch.bfloat16)
+    return contender(problem, kind, layer, lambda x: layer(x)[0], torch.bfloat16)
+
+
+def compiled(problem: Problem, kind: Kind) -> Contender:
+    torch.compiler.reset()
+    layer = layer_of(problem)
+    fast = torch.compile(layer)
+    return contender(problem, kind, layer, lambda x: fast(x)[0])
+
+
+def packed(problem: Problem, kind: Kind) -> Contender:
+    """The ragged batch as a packed sequence; packing and unpacking are part of the work."""
+    layer, lengths = layer_of(problem), torch.from_numpy(problem.lengths)
+
+    def call(x: Any) -> Any:
+        sequence = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return pad_packed_sequence(layer(sequence)[0], total_length=problem.shape.T)[0]
+
+    return contender(problem, kind, layer, call)
+
+
+def padded(problem: Problem, kind: Kind) -> Contender:
+    """The ragged batch at full length: what is computed past a row's end has no gradient."""
+    return eager(problem, kind)
+
+
+def layer_of(problem: Problem) -> Any:
+    """The same layer with the same weights."""
+    torch.set_num_threads(problem.threads)
+    if problem.cell not in ("LSTM", "GRU", "RNN"):
+        raise UnavailableError(f"has no {problem.cell}")
+    layer = getattr(torch.nn, problem.cell)(problem.shape.I, problem.shape.H)
+    layer.load_state_dict({name: torch.from_numpy(value) for name, value in problem.weights.items()})
+    return layer
+
+
+def contender(problem: Problem, kind: Kind, layer: Any, call: Layer, dtype: Any = torch.float32) -> Contender:
+    x, dy = torch.from_numpy(problem.x).to(dtype), torch.from_numpy(problem.dy).to(dtype)
+    x.requires_grad_(kind == "training")
+    tolerance = FLOAT32_TOLERANCE if dtype == torch.float32 else BFLOAT16_TOLERANCE
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return call(x)
+
+    def training() -> Any:
+        layer.zero_grad()
+        x.grad = None
+        call(x).backward(dy)
+        return x.grad
+
+    def gradients(dx: Any) -> Answer:
+        return {"dx": _numpy(dx), **{name: _numpy(value.grad) for name, value in layer.named_parameters()}}
+
+    if kind == "forward":
+        return Contender(forward, lambda y: {"y": _numpy(y) * problem.mask}, tolerance)
+    return Contender(training, gradients, tolerance)
+
+
+def _numpy(tensor: Any) -> Any:
+    return tensor.detach().float().numpy()

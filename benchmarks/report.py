@@ -1,0 +1,222 @@
+"""A run as Markdown: the targets first, then every figure, then how it was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from .results import Figure, Results, Topic
+from .targets import ONE_THREAD, judge
+
+HOW = """\
+- **Turns.** Everything that is compared runs in one process and takes turns; before each turn the process rests for \
+10 ms, so that worker threads of another library stop spinning. Times are medians over the rounds, the spread is the \
+range of the middle half over the median. The first call stands apart: it compiles, packs and allocates.
+- **Share of the peak.** The peak is that of fused multiply-adds on registers in our own build, float32, as many \
+threads, measured just before and just after each turn (the larger one counts). Shares and ratios are taken \
+within a round, then the median. Operations are those of the products that the answer needs: two for each weight, row \
+and step, three times as many for training; steps past a row's length don't count. A dash stands where the \
+measurement of the peak was disturbed and the share would be above 100 %; bfloat16, measured against the same peak, \
+may come to 200 %.
+- **Ratio.** The peer's time over ours: above 1, we are faster. Training is forward and backward with dx and all \
+gradients. All peers have the same weights, inputs and number of threads; their answers were compared with ours before \
+the clock started (largest difference over the largest value of each array: below 1e-4, bfloat16 below 0.1).
+- **Bandwidth.** `np.max` over an int32 array of each thread, the best of some tries.
+- **Memory.** A fresh process for each: high-water mark of three training steps above what it held before them \
+(imports, a small step, weights, x, dy).
+- **Import.** Median of fresh processes, beyond the import of NumPy."""
+
+
+def markdown(results: Results) -> str:
+    sections = (
+        ("", _machine(results)),
+        ("Targets", _targets(results)),
+        ("Layers", _layers(results, "float32")),
+        ("Layers in bfloat16", _layers(results, "bfloat16")),
+        ("Ragged batches, fill 0.5", _timed(results, "ragged")),
+        ("Second core and more", _threads(results)),
+        ("One step at a time", _steps(results)),
+        ("Language model", _language_model(results)),
+        ("Time against length", _lengths(results)),
+        ("Peak memory of training", _memory(results)),
+        ("Import and installed size", _footprint(results)),
+        ("Memory bandwidth", _bandwidth(results)),
+        ("What has no number", _without(results)),
+        ("How it was measured", HOW),
+    )
+    parts = [f"## {title}\n\n{body}" if title else body for title, body in sections if body]
+    return "# rnnfast bench\n\n" + "\n\n".join(parts) + "\n"
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; nothing if there are no rows."""
+    lines = [f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *lines]) if lines else ""
+
+
+def percent(share: float) -> str:
+    return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+
+
+def seconds(value: float) -> str:
+    """A time with three digits and a unit.
+
+    >>> seconds(0.0123), seconds(4.5e-6), seconds(2.0)
+    ('12.3 ms', '4.50 µs', '2.00 s')
+    """
+    if math.isnan(value):
+        return "–"
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{_digits(value / size)} {unit}"
+    return f"{_digits(value / 1e-9)} ns"
+
+
+def megabytes(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{_digits(value / 1e6)} MB"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+
+
+def _ratio(figure: Figure, peer: str) -> str:
+    ratio = figure.ratio(peer)
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
+def _peers(figures: Iterable[Figure]) -> list[str]:
+    """The peers that have a number in some of the figures, in the order in which they come."""
+    return list(dict.fromkeys(peer for figure in figures for peer in figure.peers))
+
+
+def _place(figure: Figure) -> list[str]:
+    work = figure.work
+    return [work.shape.name, work.shape.sizes, work.cell, str(work.threads)]
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+def _machine(results: Results) -> str:
+    peaks: dict[int, list[float]] = {}
+    for figure in results.figures:
+        peaks.setdefault(figure.work.threads, []).extend(figure.ours.peaks)
+    rows = list(results.machine.items())
+    for threads, values in sorted(peaks.items()):
+        low, high = min(values) / 1e9, max(values) / 1e9
+        title = f"multiply-add peak, {threads} thread{'s' * (threads > 1)}"
+        rows.append((title, f"{low:.0f} to {high:.0f} GF/s in the course of the run"))
+    return (f"`{results.command}`\n\n" if results.command else "") + table(("machine", ""), rows)
+
+
+def _targets(results: Results) -> str:
+    rows = []
+    for verdict in judge(results):
+        target, worst = verdict.target, verdict.worst
+        wanted, figure, where = "", "", ""
+        if worst is not None:
+            wanted = f"{target.direction} {target.form.format(worst.bound)}"
+            figure, where = target.form.format(worst.value), worst.where
+        kept = f"{verdict.kept} of {verdict.of}" if verdict.of else ""
+        word = "**missed**" if verdict.word == "missed" else verdict.word
+        rows.append([target.name, wanted, figure, where, kept, word])
+    head = ("target", "wanted there", "worst figure", "where", "kept", "")
+    return table(head, rows) + "\n\nThe worst figure is the one furthest from what is wanted at its place."
+
+
+def _layers(results: Results, dtype: str) -> str:
+    """A line for each shape, cell and thread count; forward and training side by side."""
+    figures = [figure for figure in results.of("forward", "training") if figure.work.dtype == dtype]
+    pairs: dict[tuple[str, ...], dict[Topic, Figure]] = {}
+    for figure in figures:
+        pairs.setdefault(tuple(_place(figure)), {})[figure.work.topic] = figure
+    by_topic = {topic: [f for f in figures if f.work.topic == topic] for topic in ("forward", "training")}
+    head = ["shape", "T, B, I, H", "cell", "threads"]
+    for topic, of_topic in by_topic.items():
+        head += [topic, "of peak", "spread", "first call", *(f"over {peer}" for peer in _peers(of_topic))]
+    rows = []
+    for place, pair in pairs.items():
+        row = list(place)
+        for topic, of_topic in by_topic.items():
+            peers = _peers(of_topic)
+            row += _figure(pair[topic], peers) if topic in pair else ["–"] * (4 + len(peers))
+        rows.append(row)
+    return table(head, rows)
+
+
+def _figure(figure: Figure, peers: Sequence[str]) -> list[str]:
+    ours = figure.ours
+    cells = [seconds(ours.median), percent(figure.share), percent(ours.spread), seconds(ours.first)]
+    return cells + [_ratio(figure, peer) for peer in peers]
+
+
+def _timed(results: Results, topic: Topic, time: Callable[[Figure], str] | None = None, title: str = "time") -> str:
+    """A line for each figure of a topic; `time` writes our time in another way."""
+    figures = results.of(topic)
+    peers = _peers(figures)
+    head = ["shape", "T, B, I, H", "cell", "threads", title, "of peak", "spread", *(f"over {peer}" for peer in peers)]
+    rows = []
+    for figure in figures:
+        shown = seconds(figure.ours.median) if time is None else time(figure)
+        cells = [shown, percent(figure.share), percent(figure.ours.spread)]
+        rows.append([*_place(figure), *cells, *(_ratio(figure, peer) for peer in peers)])
+    return table(head, rows)
+
+
+def _threads(results: Results) -> str:
+    figures = [figure for figure in results.of("threads") if ONE_THREAD in figure.peers]
+    rows = [[*_place(figure), seconds(figure.ours.median), f"{_ratio(figure, ONE_THREAD)} ×"] for figure in figures]
+    return table(("shape", "T, B, I, H", "cell", "threads", "training", "as fast as with 1 thread"), rows)
+
+
+def _steps(results: Results) -> str:
+    return _timed(results, "step", lambda f: seconds(f.ours.median / f.work.shape.T), "a step")
+
+
+def _language_model(results: Results) -> str:
+    def speed(figure: Figure) -> str:
+        return f"{figure.work.shape.T * figure.work.shape.B / figure.ours.median:,.0f}"
+
+    return _timed(results, "language model", speed, "characters a second")
+
+
+def _lengths(results: Results) -> str:
+    return _timed(results, "length", lambda f: seconds(f.ours.median / f.work.shape.T), "training, a step")
+
+
+def _memory(results: Results) -> str:
+    rows = [
+        [
+            m.shape.name,
+            m.shape.sizes,
+            m.cell,
+            megabytes(m.ours),
+            megabytes(m.torch),
+            f"{m.ratio:.2f}" if m.ratio else "–",
+        ]
+        for m in results.memory
+    ]
+    return table(("shape", "T, B, I, H", "cell", "rnnfast", "PyTorch", "ours over PyTorch's"), rows)
+
+
+def _footprint(results: Results) -> str:
+    rows = [[f.package, f.version, seconds(f.seconds), megabytes(f.bytes)] for f in results.footprint]
+    return table(("package", "version", "import (beyond NumPy's)", "installed"), rows)
+
+
+def _bandwidth(results: Results) -> str:
+    rows = [[b.array, str(b.threads), f"{b.rate / 1e9:.0f} GB/s"] for b in results.bandwidths]
+    return table(("array of each thread", "threads", "read, all threads together"), rows)
+
+
+def _without(results: Results) -> str:
+    """What was left out and why; a reason that many figures share is told once."""
+    reasons: dict[str, list[str]] = {}
+    for figure in results.figures:
+        for peer, why in figure.failures.items():
+            reasons.setdefault(f"{peer}: {why}", []).append(figure.work.title)
+    lines = [f"- {why}" for why in results.left_out]
+    for why, titles in reasons.items():
+        more = f" and {len(titles) - 1} more" if len(titles) > 1 else ""
+        lines.append(f"- {why} ({titles[0]}{more})")
+    return "\n".join(lines)

@@ -1,0 +1,114 @@
+"""What a run has measured, as data: what the tables, the pictures, the targets and the JSON file are made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from .limits import Bandwidth
+from .shapes import Shape
+from .timing import Sample
+
+Topic = Literal["forward", "training", "ragged", "step", "language model", "length", "threads"]
+
+
+LARGEST_SHARE = {"float32": 1.05, "bfloat16": 2.1}  # of the float32 peak; some processors do bfloat16 twice as fast
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was timed: one call does this."""
+
+    topic: Topic
+    cell: str
+    shape: Shape
+    threads: int
+    operations: float  # floating-point operations of the products that the answer needs
+    traffic: float = 0.0  # bytes of arrays that have to be read or written at least once
+    dtype: str = "float32"
+
+    @property
+    def title(self) -> str:
+        return f"{self.topic}, {self.cell}, {self.shape.name}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Our time at some work, that of each peer, and why a peer has none."""
+
+    work: Work
+    ours: Sample
+    peers: dict[str, Sample] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)  # peer -> reason
+    errors: dict[str, float] = field(default_factory=dict)  # peer -> largest difference of an answer over its maximum
+
+    @property
+    def share(self) -> float:
+        """Our share of the float32 peak; NaN if it is more than can be: the measurement of the peak was disturbed."""
+        share = self.ours.share(self.work.operations)
+        return share if share < LARGEST_SHARE[self.work.dtype] else math.nan
+
+    def ratio(self, peer: str) -> float | None:
+        """The peer's time over ours: above 1, we are faster."""
+        return self.peers[peer].over(self.ours) if peer in self.peers else None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes of a training step above weights, x and dy; a text where there is no number."""
+
+    cell: str
+    shape: Shape
+    ours: int | str
+    torch: int | str
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over PyTorch's."""
+        if isinstance(self.ours, str) or isinstance(self.torch, str):
+            return None
+        return self.ours / self.torch
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A package as it is installed: seconds to import it after numpy (numpy itself: alone), bytes of its folder."""
+
+    package: str
+    version: str
+    seconds: float
+    bytes: int
+
+
+@dataclass
+class Results:
+    """All of a run."""
+
+    machine: dict[str, str]
+    isa: str
+    command: str = ""
+    bandwidths: list[Bandwidth] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
+    footprint: list[Footprint] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def of(self, *topics: Topic) -> list[Figure]:
+        return [figure for figure in self.figures if figure.work.topic in topics]
+
+    @property
+    def disagreements(self) -> list[str]:
+        return [
+            f"{figure.work.title}: {peer}: {reason}"
+            for figure in self.figures
+            for peer, reason in figure.failures.items()
+            if reason.startswith(DIFFERS)
+        ]
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+
+
+DIFFERS = "answers differ"

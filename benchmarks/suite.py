@@ -1,0 +1,244 @@
+"""A run of the suite: what is measured, in which order, and how often."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+
+from tqdm import tqdm
+
+import rnnfast as rf
+from rnnfast.threads import config
+
+from . import language_model, streaming
+from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, play, work_of
+from .limits import measure_bandwidth
+from .peers import BFLOAT16, EAGER, PACKAGES, RAGGED, SLOW, builders, installed, missing
+from .processes import measure_footprint, measure_memory
+from .results import Results
+from .shapes import USUAL_CELLS, Extent, Shape, all_cells, shapes_of
+from .targets import ONE_THREAD
+from .timing import Turns
+
+KINDS: tuple[Kind, ...] = ("forward", "training")
+TURNS: dict[Extent, Turns] = {"quick": Turns(3, 0.03), "default": Turns(7, 0.1), "full": Turns(11, 0.2)}
+LENGTHS: dict[Extent, tuple[int, ...]] = {
+    "quick": (),
+    "default": (64, 1024, 65536),
+    "full": (64, 256, 1024, 4096, 16384, 65536),
+}
+IMPORTS: dict[Extent, int] = {"quick": 1, "default": 5, "full": 9}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run measures. The extras are all but forward and training of the layers."""
+
+    extent: Extent
+    shapes: tuple[Shape, ...]
+    cells: tuple[str, ...]
+    threads: tuple[int, ...]
+    turns: Turns
+    extras: bool = True
+
+    @property
+    def most_threads(self) -> int:
+        return max(self.threads)
+
+
+def make_plan(
+    extent: Extent,
+    *,
+    shapes: Sequence[Shape] | None = None,
+    cells: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    rounds: int | None = None,
+    extras: bool = True,
+) -> Plan:
+    """The plan of an extent, with what is given in place of its own."""
+    most = rf.get_num_threads()
+    usual_threads = (most,) if extent == "quick" else (1, most)
+    usual_cells = all_cells() if extent == "full" else USUAL_CELLS
+    turns = TURNS[extent]
+    return Plan(
+        extent,
+        tuple(shapes or shapes_of(extent).values()),
+        tuple(dict.fromkeys(cells or usual_cells)),
+        tuple(dict.fromkeys(threads or usual_threads)),
+        Turns(rounds or turns.rounds, turns.seconds),
+        extras,
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part of a run, which adds to the results."""
+
+    title: str
+    run: Callable[[Results], None]
+
+
+def run_plan(plan: Plan, results: Results, between: Callable[[], None]) -> None:
+    """Measures everything of a plan into `results`; `between` two jobs is the place to interrupt it."""
+    before = rf.get_num_threads()
+    results.left_out += [f"{peer}: not installed ({', '.join(missing(peer))})" for peer in PACKAGES if missing(peer)]
+    jobs = list(jobs_of(plan, results))
+    try:
+        interval = 0.1 if sys.stderr.isatty() else 10.0
+        with tqdm(total=len(jobs), unit="job", mininterval=interval, dynamic_ncols=True) as bar:
+            for job in jobs:
+                bar.set_postfix_str(job.title, refresh=False)
+                job.run(results)
+                bar.update()
+                between()
+    finally:
+        rf.set_num_threads(before)
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, versions, time: what a figure depends on beside the code."""
+    versions = {peer: version(packages[0]) for peer, packages in PACKAGES.items() if peer in installed()}
+    return (
+        {"measured": datetime.now().astimezone().isoformat(" ", "minutes"), "processor": _processor()}
+        | config()
+        | versions
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown'}, {os.cpu_count()} CPUs"
+
+
+# ---- the jobs --------------------------------------------------------------------------------------------------------
+def jobs_of(plan: Plan, results: Results) -> Iterator[Job]:
+    """All parts of a run. Thread counts come one after the other, since some peers must begin anew for another one."""
+    yield Job("memory bandwidth", lambda results: results.bandwidths.extend(measure_bandwidth(plan.most_threads)))
+    for threads in plan.threads:
+        yield from _layer_jobs(plan, threads)
+        if has_bfloat16():
+            yield from _bfloat16_jobs(plan, threads)
+    if plan.extras:
+        yield from _extra_jobs(plan, results)
+
+
+def has_bfloat16() -> bool:
+    return "compute_dtype" in inspect.signature(rf.LSTM).parameters
+
+
+def _job(title: str, matches: Callable[[], list[Match]], plan: Plan) -> Job:
+    """A job that makes its contenders when its turn has come, and times them against each other."""
+    return Job(title, lambda results: results.figures.extend(play(matches(), plan.turns)))
+
+
+def _layer_jobs(plan: Plan, threads: int) -> Iterator[Job]:
+    peers = EAGER | (SLOW if plan.extent == "full" else {})
+    for shape, cell, kind in product(plan.shapes, plan.cells, KINDS):
+        matches = partial(_layer, cell, shape, threads, kind, peers, {})
+        yield _job(f"{cell} {shape.name}, {kind}, threads {threads}", matches, plan)
+
+
+def _bfloat16_jobs(plan: Plan, threads: int) -> Iterator[Job]:
+    options = {"compute_dtype": "bfloat16"}
+    for shape, cell, kind in product(plan.shapes, plan.cells, KINDS):
+        matches = partial(_layer, cell, shape, threads, kind, BFLOAT16, options)
+        yield _job(f"{cell} {shape.name}, {kind}, bfloat16, threads {threads}", matches, plan)
+
+
+def _layer(
+    cell: str, shape: Shape, threads: int, kind: Kind, peers: dict[str, tuple[str, str]], options: dict[str, str]
+) -> list[Match]:
+    return [layer_match(make_problem(cell, shape, threads, options=options), kind, builders(peers))]
+
+
+def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
+    usual = tuple(cell for cell in plan.cells if cell in USUAL_CELLS)
+    if not has_bfloat16():
+        results.left_out.append("bfloat16: the layers of this version have no compute_dtype")
+    yield from _ragged_jobs(plan, usual)
+    yield from _thread_jobs(plan, usual)
+    if hasattr(rf.LSTM, "stream"):
+        for cell in usual:
+            for hidden in streaming.HIDDEN:
+                yield _job(f"{cell}, step of {hidden}", partial(_step, cell, hidden), plan)
+    else:
+        results.left_out.append("one step at a time: the layers of this version have no stream")
+    for cell in usual:
+        if cell != "RNN":
+            yield _job(f"{cell} language model", partial(_language_model, plan, cell), plan)
+    yield from _length_jobs(plan)
+    yield from _memory_jobs(plan, usual)
+    yield Job("imports", lambda results: results.footprint.extend(measure_footprint(IMPORTS[plan.extent])))
+
+
+def _ragged_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
+    for shape, cell in product(plan.shapes, cells):
+        if shape.B > 1:
+            yield _job(f"{cell} {shape.name}, ragged", partial(_ragged, cell, shape, plan.most_threads), plan)
+
+
+def _ragged(cell: str, shape: Shape, threads: int) -> list[Match]:
+    problem = make_problem(cell, shape, threads, ragged=True)
+    return [layer_match(problem, "training", builders(RAGGED), topic="ragged")]
+
+
+def _thread_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
+    """Training with all threads against one, round by round."""
+    for shape, cell in product(plan.shapes, cells):
+        if plan.most_threads > 1 and shape.B > 1:
+            title = f"{cell} {shape.name}, {plan.most_threads} threads against 1"
+            yield _job(title, partial(_many_against_one, cell, shape, plan.most_threads), plan)
+
+
+def _many_against_one(cell: str, shape: Shape, threads: int) -> list[Match]:
+    many, one = make_problem(cell, shape, threads), make_problem(cell, shape, 1)
+    peers: dict[str, Callable[[], Contender]] = {ONE_THREAD: lambda: ours(one, "training")}
+    return [Match(work_of(many, "training", topic="threads"), ours(many, "training"), peers)]
+
+
+def _step(cell: str, hidden: int) -> list[Match]:
+    return [streaming.match(cell, hidden)]
+
+
+def _language_model(plan: Plan, cell: str) -> list[Match]:
+    return [language_model.match(cell, plan.most_threads, language_model.Sizes(), "PyTorch" in installed())]
+
+
+def _length_jobs(plan: Plan) -> Iterator[Job]:
+    """All lengths in one match, so that they take turns with each other."""
+    shapes = [Shape(f"T = {T:,}", T, 1, 128, 128) for T in LENGTHS[plan.extent]]
+    peers = {"PyTorch": EAGER["PyTorch"]}
+
+    def matches() -> list[Match]:
+        problems = [make_problem("LSTM", shape, 1) for shape in shapes]
+        return [layer_match(problem, "training", builders(peers), topic="length") for problem in problems]
+
+    if shapes and "LSTM" in plan.cells:
+        yield _job("LSTM, time against length", matches, plan)
+        for shape in shapes:
+            yield _memory_job("LSTM", shape, 1)
+
+
+def _memory_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
+    for shape in plan.shapes:
+        for cell in cells[:1] if plan.extent == "quick" else cells:
+            yield _memory_job(cell, shape, plan.most_threads)
+
+
+def _memory_job(cell: str, shape: Shape, threads: int) -> Job:
+    def run(results: Results) -> None:
+        results.memory.append(measure_memory(cell, shape, threads))
+
+    return Job(f"{cell} {shape.name}, memory", run)

@@ -1,0 +1,238 @@
+"""What the library is meant to reach, and whether a run has shown it. A target is a rule over the figures of a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Literal
+
+from .results import Figure, Results, Topic
+
+PYTORCH = "PyTorch"
+FLOAT32_PEERS = (PYTORCH, "JAX", "ONNX Runtime", "torch.compile")
+LEVELS_WITHOUT_AVX512 = ("v3",)
+
+Direction = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One number, where it was measured, and the bound that it should keep."""
+
+    value: float
+    bound: float
+    where: str
+
+    def margin(self, direction: Direction) -> float:
+        """Above 1: kept with room; below 1: missed."""
+        return self.value / self.bound if direction == "at least" else self.bound / max(self.value, 1e-300)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise: `checks` finds the numbers of a run that it is about; `form` writes one of them."""
+
+    name: str
+    direction: Direction
+    form: str
+    checks: Callable[[Results], Iterator[Check]]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a target came out: its worst number, and how many of all kept their bounds."""
+
+    target: Target
+    worst: Check | None
+    kept: int = 0
+    of: int = 0
+
+    @property
+    def word(self) -> str:
+        if self.worst is None:
+            return "not measured"
+        return "met" if self.kept == self.of else "missed"
+
+
+def judge(results: Results) -> list[Verdict]:
+    return [_judge(target, results) for target in TARGETS]
+
+
+def _judge(target: Target, results: Results) -> Verdict:
+    checks = list(target.checks(results))
+    if not checks:
+        return Verdict(target, None)
+    margins = [check.margin(target.direction) for check in checks]
+    return Verdict(target, checks[margins.index(min(margins))], sum(m >= 1 for m in margins), len(checks))
+
+
+def _where(figure: Figure) -> str:
+    work = figure.work
+    return f"{work.cell} {work.shape.name}, {work.threads} thread{'s' * (work.threads > 1)}"
+
+
+# ---- shares of the peak ----------------------------------------------------------------------------------------------
+def large(figure: Figure) -> bool:
+    return figure.work.shape.H >= 128 and figure.work.shape.B >= 16
+
+
+def small(figure: Figure) -> bool:
+    return figure.work.shape.H < 128 and figure.work.shape.B >= 16
+
+
+def forward_bound(figure: Figure, isa: str) -> float:
+    """The share of the peak that forward should reach at a large shape."""
+    shape = figure.work.shape
+    if shape.name == "ptb-large":
+        return 0.70
+    if isa in LEVELS_WITHOUT_AVX512:
+        return 0.75
+    return 0.78 if shape.I + shape.H < 256 else 0.85
+
+
+def training_bound(figure: Figure, isa: str) -> float:
+    """The share of the peak that training should reach at a large shape."""
+    shape, threads = figure.work.shape, figure.work.threads
+    if shape.I + shape.H < 256:
+        return 0.72
+    return 0.80 if threads == 1 else 0.78
+
+
+def shares(
+    topic: Topic, applies: Callable[[Figure], bool], bound: Callable[[Figure, str], float]
+) -> Callable[[Results], Iterator[Check]]:
+    """Checks of the share of the peak, of the usual cells in float32 with one and two threads."""
+
+    def checks(results: Results) -> Iterator[Check]:
+        for figure in _usual(results, topic):
+            if figure.work.threads <= 2 and applies(figure) and not math.isnan(figure.share):
+                yield Check(figure.share, bound(figure, results.isa), _where(figure))
+
+    return checks
+
+
+def _usual(results: Results, *topics: Topic) -> Iterator[Figure]:
+    for figure in results.of(*topics):
+        if figure.work.cell in ("LSTM", "GRU", "RNN") and figure.work.dtype == "float32":
+            yield figure
+
+
+# ---- beside the peers ------------------------------------------------------------------------------------------------
+def ratios(
+    topic: Topic, cell: str, bound: float, peers: tuple[str, ...] = (PYTORCH,)
+) -> Callable[..., Iterator[Check]]:
+    """Checks of each peer's time over ours."""
+
+    def checks(results: Results) -> Iterator[Check]:
+        for figure in _usual(results, topic):
+            for peer in peers:
+                ratio = figure.ratio(peer)
+                if figure.work.cell == cell and ratio is not None:
+                    yield Check(ratio, bound, f"{_where(figure)}, {peer}")
+
+    return checks
+
+
+def mean_ratio(topic: Topic, cell: str, bound: float) -> Callable[[Results], Iterator[Check]]:
+    """One check: the geometric mean of PyTorch's times over ours."""
+
+    def checks(results: Results) -> Iterator[Check]:
+        found = [check.value for check in ratios(topic, cell, bound)(results)]
+        if found:
+            yield Check(geometric_mean(found), bound, f"{len(found)} figures")
+
+    return checks
+
+
+def ragged(cell: str, bound: float) -> Callable[[Results], Iterator[Check]]:
+    """Checks of the better of PyTorch's packed and padded time over ours."""
+
+    def checks(results: Results) -> Iterator[Check]:
+        for figure in results.of("ragged"):
+            found = [ratio for peer in figure.peers if (ratio := figure.ratio(peer)) is not None]
+            if figure.work.cell == cell and found:
+                yield Check(min(found), bound, _where(figure))
+
+    return checks
+
+
+def step(hidden: int, bound: float) -> Callable[[Results], Iterator[Check]]:
+    """Checks of our time of a step over ONNX Runtime's."""
+
+    def checks(results: Results) -> Iterator[Check]:
+        for figure in results.of("step"):
+            ratio = figure.ratio("ONNX Runtime")
+            if ratio is not None and hidden == figure.work.shape.H:
+                yield Check(1 / ratio, bound, _where(figure))
+
+    return checks
+
+
+# ---- the rest --------------------------------------------------------------------------------------------------------
+def second_core(results: Results) -> Iterator[Check]:
+    """One thread's time over that of two threads."""
+    for figure in _usual(results, "threads"):
+        ratio = figure.ratio(ONE_THREAD)
+        if figure.work.threads == 2 and large(figure) and ratio is not None:
+            yield Check(ratio, 1.8, f"{figure.work.cell} {figure.work.shape.name}")
+
+
+ONE_THREAD = "rnnfast, 1 thread"
+
+
+def peak_memory(results: Results) -> Iterator[Check]:
+    for memory in results.memory:
+        if memory.ratio is not None:
+            yield Check(memory.ratio, 0.45, f"{memory.cell} {memory.shape.name}")
+
+
+def long_sequences(results: Results) -> Iterator[Check]:
+    """Time per step at T = 65,536 over that at T = 64, round by round."""
+    figures = {figure.work.shape.T: figure for figure in results.of("length")}
+    if {64, 65536} <= figures.keys():
+        longest, shortest = figures[65536], figures[64]
+        yield Check(longest.ours.over(shortest.ours) * 64 / 65536, 1.05, _where(longest))
+
+
+TARGETS = (
+    Target(
+        "forward, share of the peak, H ≥ 128 and B ≥ 16", "at least", "{:.0%}", shares("forward", large, forward_bound)
+    ),
+    Target("training, share of the peak, same shapes", "at least", "{:.0%}", shares("training", large, training_bound)),
+    Target(
+        "forward, share of the peak, H < 128 and B ≥ 16",
+        "at least",
+        "{:.0%}",
+        shares("forward", small, lambda *_: 0.70),
+    ),
+    Target(
+        "training, share of the peak, same shapes", "at least", "{:.0%}", shares("training", small, lambda *_: 0.62)
+    ),
+    Target(
+        "forward, share of the peak, B = 1, I ≥ H, 1 thread",
+        "at least",
+        "{:.0%}",
+        shares(
+            "forward",
+            lambda f: f.work.shape.B == 1 and f.work.shape.I >= f.work.shape.H and f.work.threads == 1,
+            lambda *_: 0.50,
+        ),
+    ),
+    Target("LSTM training, each float32 peer", "at least", "{:.2f}", ratios("training", "LSTM", 1.0, FLOAT32_PEERS)),
+    Target("LSTM training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "LSTM", 1.8)),
+    Target("GRU training, each over PyTorch", "at least", "{:.2f}", ratios("training", "GRU", 1.5)),
+    Target("GRU training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "GRU", 4.0)),
+    Target("RNN training, each over PyTorch", "at least", "{:.2f}", ratios("training", "RNN", 1.8)),
+    Target("RNN training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "RNN", 4.5)),
+    Target("LSTM ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("LSTM", 3.0)),
+    Target("GRU ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("GRU", 4.0)),
+    Target("second core, H ≥ 128 and B ≥ 16", "at least", "{:.2f}", second_core),
+    Target("language model, LSTM, over PyTorch", "at least", "{:.2f}", ratios("language model", "LSTM", 1.5)),
+    Target("language model, GRU, over PyTorch", "at least", "{:.2f}", ratios("language model", "GRU", 2.4)),
+    Target("peak memory of training, share of PyTorch's", "at most", "{:.2f}", peak_memory),
+    Target("streaming step, H = 64, share of ONNX Runtime's time", "at most", "{:.2f}", step(64, 0.25)),
+    Target("streaming step, H = 256, share of ONNX Runtime's time", "at most", "{:.2f}", step(256, 0.5)),
+    Target("time per step, T = 65,536 over T = 64", "at most", "{:.2f}", long_sequences),
+)
