@@ -30,8 +30,8 @@ template <class Body> void parallel([[maybe_unused]] int threads, const Body& bo
   body(0, 1);
 }
 
-// Where the workers of a region wait for each other. A worker spins for a few microseconds, then gives its core away:
-// on a busy machine the one waited for may need it.
+// Where the workers of a region wait for each other. A worker spins for a few microseconds, then sleeps: on a busy
+// machine the one waited for may need its core, and who only yields is soon given it again.
 class Barrier {
  public:
   void wait(int count) {
@@ -40,10 +40,22 @@ class Barrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
+#ifdef __cpp_lib_atomic_wait
+      round_.notify_all();
+#endif
       return;
     }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++)
-      spins < most_spins ? pause() : std::this_thread::yield();
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
+      if (spins < most_spins) {
+        pause();
+      } else {
+#ifdef __cpp_lib_atomic_wait
+        round_.wait(round, std::memory_order_acquire);
+#else
+        std::this_thread::yield();
+#endif
+      }
+    }
   }
 
  private:
