@@ -108,7 +108,8 @@ def _shapes(names: list[str] | None) -> list[Shape] | None:
         if name in known:
             shapes.append(known[name])
         elif len(sizes) == 4 and all(size.isdecimal() and int(size) > 0 for size in sizes):
-            shapes.append(Shape(name, *map(int, sizes)))
+            steps, batch, inputs, hidden = map(int, sizes)
+            shapes.append(Shape(name, steps, batch, inputs, hidden))
         else:
             raise CommandError(f"--shapes: expected T,B,I,H or one of {', '.join(known)}, got {name!r}")
     return shapes or None
