@@ -228,11 +228,16 @@ template <class T> Array<T> stream_input(const Stream<T>& stream, const py::obje
   return copy;
 }
 
-// A step may take no longer than a few hundred nanoseconds, so the lock is kept.
+// A small step takes about as long as giving the lock away and getting it back, so it keeps the lock.
 template <class T> Array<T> stream_step(Stream<T>& stream, const py::object& x) {
   const Array<T> from = stream_input(stream, x);
   Array<T> y({stream.batch(), stream.hidden()});
-  stream.step(from.data(), y.mutable_data());
+  const T* in = from.data();
+  T* out = y.mutable_data();
+  std::optional<py::gil_scoped_release> unlocked;
+  if (stream.large()) unlocked.emplace();
+  stream.step(in, out);
+  unlocked.reset();
   return y;
 }
 

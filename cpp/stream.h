@@ -22,6 +22,7 @@ template <class T> class Stream {
     double work = 0;
     for (const Weights<T>& weights : layers)
       work = std::max(work, 1.0 * batch * cell.gates * hidden_ * (weights.input + hidden_));
+    large_ = work >= work_worth_a_region;
     threads_ = std::min(threads_for(work, threads), static_cast<int>(vectors));
     Plan plan;
     plan.threads = threads_, plan.by_rows = threads_ == 1, plan.rows = batch;
@@ -45,6 +46,8 @@ template <class T> class Stream {
       states = Buffer<T>({static_cast<index>(layers.size()), cell.states, batch, hidden_}), states.fill(T(0));
   }
 
+  // Whether a step takes long enough for others to run meanwhile.
+  bool large() const { return large_; }
   index batch() const { return batch_; }
   index input() const { return input_; }
   index hidden() const { return hidden_; }
@@ -95,6 +98,7 @@ template <class T> class Stream {
   }
 
   index batch_, input_, hidden_, rows_ = 0;
+  bool large_ = false;
   int threads_ = 1, now_ = 0;
 #if defined(__unix__)
   pid_t owner_ = getpid();
