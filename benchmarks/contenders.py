@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import rnnfast as rf
 from rnnfast import _kernels
-from rnnfast.layers import Recurrent
+from rnnfast.recurrent import Recurrent
 
 from .results import DIFFERS, Figure, Topic, Work
 from .shapes import Shape

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import rnnfast as rf
-from rnnfast.layers import Recurrent
+from rnnfast.recurrent import Recurrent
 
 Extent = Literal["quick", "default", "full"]
 EXTENTS: tuple[Extent, ...] = ("quick", "default", "full")

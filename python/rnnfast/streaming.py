@@ -12,7 +12,7 @@ from rnnfast.checks import Array
 from rnnfast.module import State
 
 if TYPE_CHECKING:
-    from rnnfast.layers import Recurrent
+    from rnnfast.recurrent import Recurrent
 
 __all__ = ["Stream"]
 

@@ -1,0 +1,350 @@
+"""What the recurrent layers have in common: a stack of one cell, in one or both directions.
+
+`Recurrent` knows no cell. A cell is a subclass in layers.py with its equations as docstring, its name in the kernels'
+registry and the names of its states.
+
+Letters: T steps, B batch, I input, H hidden, G gates (a weight has G·H rows), L layers, D = 1 or 2 directions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rnnfast import _kernels, checks, init, threads
+from rnnfast.checks import Array
+from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
+from rnnfast.streaming import Stream
+
+__all__ = ["Recurrent", "RecurrentTape"]
+
+_CELLS = _kernels.cells()
+
+
+@dataclass(slots=True)
+class Run:
+    """What a forward call of a stack keeps. All arrays are time-major views or arrays; k = layer·D + direction."""
+
+    initial: tuple[Array, ...] | None  # the states before the first step, (L·D, B, H) each
+    lengths: Array | None
+    resets: Array | None
+    masks: Key = NO_MASKS  # of the dropout between layers
+    inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
+    outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
+    states: list[tuple[Array, ...]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
+    saved: list[Array | None] = field(default_factory=list)  # by k, (T, B, values a unit, H)
+
+
+class RecurrentTape(Tape[Run]):
+    """The tape of a recurrent layer. Its arrays are copies, made on access, zero past a row's length.
+
+    They are time-major whatever the layer's `batch_first`; layer l in direction d stands at l·D + d.
+    """
+
+    __slots__ = ("_gates", "_width")
+
+    def __init__(self, module: Recurrent, record: Run, y: Array) -> None:
+        super().__init__(module, record, y)
+        self._gates, self._width = _CELLS[module._cell]["gates"], module.hidden_size
+
+    @property
+    def hidden(self) -> Array:
+        """Every h_t: (L·D, T, B, H)."""
+        width = self._width
+        return np.stack([y[..., k : k + width] for y in self.record.outputs for k in range(0, y.shape[-1], width)])
+
+    @property
+    def cell(self) -> Array:
+        """Every c_t: (L·D, T, B, H). AttributeError if the cell has no state but h."""
+        if not self.record.states[0]:
+            raise AttributeError("cell: this layer has no state but h")
+        return self._blank(np.stack([states[0] for states in self.record.states]))
+
+    @property
+    def gates(self) -> Array:
+        """Every gate after its activation, in the order of the weights' rows: (L·D, T, B, G, H)."""
+        saved = [values[..., : self._gates, :] for values in self.record.saved if values is not None]
+        return self._blank(np.stack(saved)) if saved else self.hidden[..., None, :]  # a plain RNN's gate is h itself
+
+    def _blank(self, array: Array) -> Array:
+        if self.record.lengths is not None:
+            array[:, checks.past(self.record.lengths, array.shape[1])] = 0
+        return array
+
+
+class Recurrent(Module):
+    """A stack of one cell: what RNN, LSTM and GRU have in common.
+
+    Args:
+        input_size: I, the features of x.
+        hidden_size: H, the units of a layer and direction.
+        num_layers: L, the layers of the stack; each reads the output of the one below.
+        bias: whether there are the two bias vectors `bias_ih` and `bias_hh`.
+        batch_first: whether x and y are (B, T, ·) instead of (T, B, ·). States always are (L·D, B, H).
+        dropout: the probability that a value between two layers is dropped in training (the others are scaled by
+            1 / (1 − p)). The masks depend on the seed, the number of the training call, layer, step, row and feature
+            alone, so they don't vary with the number of threads.
+        bidirectional: whether every layer also has a second set of weights that reads the sequence from its end; y is
+            the two outputs side by side.
+        dtype: float32 or float64, of the parameters and of all arrays in and out.
+        seed: of the initial values and of the masks; None draws one from the system.
+
+    Shapes:
+        x (T, B, I), y (T, B, D·H), each state (L·D, B, H), D = 2 if bidirectional, else 1.
+        `weight_ih_l{k}` (G·H, I or D·H), `weight_hh_l{k}` (G·H, H), `bias_ih_l{k}`, `bias_hh_l{k}` (G·H,), and the
+        same with `_reverse` for the second direction: PyTorch's names, shapes, order and initial distribution,
+        U(−1/√H, 1/√H).
+
+    Raises:
+        TypeError: an argument has another dtype or type than it should.
+        ValueError: a shape or a value is wrong. Both name the argument, what was expected and what came.
+    """
+
+    _arguments: ClassVar[tuple[str, ...]] = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "dtype",
+        "seed",
+    )
+    _state_names: ClassVar[tuple[str, ...]] = ("h",)
+    _unit_weights: ClassVar[tuple[str, ...]] = ()  # parameters (H,): one number a unit; a property if an option decides
+    _masks: Masks
+    batch_first: bool
+    _cell: ClassVar[str]  # the cell's name in the kernels' registry; a property where it depends on an option
+
+    def __init_subclass__(cls) -> None:
+        """Put the common arguments into every cell's docstring, after its equations."""
+        if cls.__doc__ and Recurrent.__doc__:
+            cls.__doc__ += Recurrent.__doc__.partition("\n")[2]
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: Any = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        self.input_size = checks.size("input_size", input_size)
+        self.hidden_size = checks.size("hidden_size", hidden_size)
+        self.num_layers = checks.size("num_layers", num_layers)
+        self.bias = checks.flag("bias", bias)
+        self.batch_first = checks.flag("batch_first", batch_first)
+        self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
+        self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.seed = init.choose_seed(seed)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=2)
+        self._masks = Masks(self.seed)
+        super().__init__(self._parameter_shapes(), checks.float_dtype(dtype))
+        init.uniform(self.params, self.hidden_size**-0.5, self.seed)
+
+    # ---- the cell ----------------------------------------------------------------------------------------------------
+    def _cell_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
+        """The parameters of one layer and direction that reads `inputs` features."""
+        cell = _CELLS[self._cell]
+        rows = cell["gates"] * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs)}
+        if cell["recurrent"]:
+            shapes["weight_hh"] = (rows, self.hidden_size)
+        shapes |= {name: (self.hidden_size,) for name in self._unit_weights}
+        if self.bias:
+            shapes["bias_ih"] = (rows,)
+            if cell["recurrent"]:
+                shapes["bias_hh"] = (rows,)
+        return shapes
+
+    # ---- the stack ---------------------------------------------------------------------------------------------------
+    @property
+    def _directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    def _suffix(self, layer: int, direction: int) -> str:
+        return f"_l{layer}{'_reverse' if direction else ''}"
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        shapes = {}
+        for layer in range(self.num_layers):
+            inputs = self._directions * self.hidden_size if layer else self.input_size
+            for direction in range(self._directions):
+                for name, shape in self._cell_shapes(inputs).items():
+                    shapes[name + self._suffix(layer, direction)] = shape
+        return shapes
+
+    def _half(self, array: Array, direction: int) -> Array:
+        """The features of one direction: a view (T, B, H) of (T, B, D·H)."""
+        return array[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
+
+    def _check_states(self, value: State, batch: int, names: tuple[str, ...], what: str) -> tuple[Array, ...] | None:
+        shape = (self.num_layers * self._directions, batch, self.hidden_size)
+        return checks.states(what, value, names, shape, self.dtype)
+
+    def _new_states(self, batch: int) -> tuple[Array, ...]:
+        shape = (self.num_layers * self._directions, batch, self.hidden_size)
+        return tuple(checks.empty("state", shape, self.dtype) for _ in self._state_names)
+
+    def _state(self, arrays: tuple[Array, ...]) -> State:
+        return arrays[0] if len(arrays) == 1 else arrays
+
+    def _new_sequence(self, steps: int, batch: int, width: int, outer: bool) -> tuple[Array, Array]:
+        """A new array in the caller's layout if `outer`, else time-major, and its time-major view."""
+        swapped = outer and self.batch_first
+        array = checks.empty("y", (batch, steps, width) if swapped else (steps, batch, width), self.dtype)
+        return array, checks.time_major(array, swapped)
+
+    def _drop(self, x: Array, layer: int, run: Run) -> Array:
+        """The output of `layer`, or its gradient, with the call's mask applied."""
+        if run.masks is NO_MASKS:
+            return x
+        dropped = np.empty_like(x)
+        _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve())
+        return dropped
+
+    def forward(
+        self, x: Any, state: State = None, lengths: Any = None, resets: Any = None
+    ) -> tuple[Array, State, RecurrentTape]:
+        """Training: (y, state, tape); see `Module.forward`. The tape has `hidden`, `cell` and `gates`."""
+        y, state, tape = super().forward(x, state, lengths, resets)
+        assert isinstance(tape, RecurrentTape)
+        return y, state, tape
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """The layer one step a call, with packed weights and a state of its own; see `Stream`.
+
+        ValueError if the layer is bidirectional.
+        """
+        return Stream(self, batch_size)
+
+    def _forward(
+        self, x: Any, state: State, lengths: Any, resets: Any, record: bool
+    ) -> tuple[Array, State, RecurrentTape | None]:
+        shape = (*checks.leading(self.batch_first), self.input_size)
+        x = checks.time_major(checks.features("x", x, shape, self.dtype), self.batch_first)
+        steps, batch = x.shape[:2]
+        initial = self._check_states(state, batch, tuple(f"{name}0" for name in self._state_names), "state")
+        run = Run(
+            initial if initial is None or not record else tuple(array.copy() for array in initial),
+            checks.lengths(lengths, steps, batch),
+            checks.resets(resets, steps, batch, self.batch_first),
+        )
+        if record and self.training and self.dropout and self.num_layers > 1:
+            run.masks = self._masks.next_key(self.dropout)
+        final = self._new_states(batch)
+        for layer in range(self.num_layers):
+            outer = layer == self.num_layers - 1
+            y, seq = self._new_sequence(steps, batch, self._directions * self.hidden_size, outer)
+            self._forward_layer(layer, x, seq, final, run, record)
+            if not outer:
+                x = self._drop(seq, layer, run)
+        return y, self._state(final), RecurrentTape(self, run, y) if record else None
+
+    def _forward_layer(self, layer: int, x: Array, y: Array, final: tuple[Array, ...], run: Run, record: bool) -> None:
+        """Run one layer in its directions; record it in `run`."""
+        steps, batch = x.shape[:2]
+        if record:
+            run.inputs.append(x)
+            run.outputs.append(y)
+        for direction in range(self._directions):
+            k = layer * self._directions + direction
+            states: tuple[Array, ...] = ()
+            saved = None
+            if record:
+                states = tuple(checks.empty("c", (steps, batch, self.hidden_size), self.dtype) for _ in final[1:])
+                values = _CELLS[self._cell]["saved"]
+                if values:
+                    saved = checks.empty("gates", (steps, batch, values, self.hidden_size), self.dtype)
+                run.states.append(states)
+                run.saved.append(saved)
+            _kernels.forward(
+                self._cell,
+                x,
+                *self._weights(self.params, layer, direction),
+                None if run.initial is None else tuple(array[k] for array in run.initial),
+                self._half(y, direction),
+                states,
+                saved,
+                tuple(array[k] for array in final),
+                run.lengths,
+                run.resets,
+                direction == 1,
+                threads.resolve(),
+            )
+
+    def _weights(
+        self, source: Mapping[str, Array], layer: int, direction: int
+    ) -> tuple[Array, Array | None, Array | None, Array | None, tuple[Array, ...]]:
+        """What a layer and direction has, parameters or gradients, as the kernels take it; None for what it has not."""
+        end = self._suffix(layer, direction)
+        recurrent = source[f"weight_hh{end}"] if _CELLS[self._cell]["recurrent"] else None
+        biases = source.get(f"bias_ih{end}"), source.get(f"bias_hh{end}")
+        return source[f"weight_ih{end}"], recurrent, *biases, tuple(source[name + end] for name in self._unit_weights)
+
+    def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
+        batch = tape.shape[0 if self.batch_first else 1]
+        return self._check_states(dstate, batch, tuple(f"d{name}" for name in self._state_names), "dstate")
+
+    def _backward(
+        self, tape: Tape[Any], dy: Array | None, dstate: State, need_dx: bool, grads: Mapping[str, Array]
+    ) -> tuple[Array | None, State]:
+        run: Run = tape.record
+        steps, batch = run.inputs[0].shape[:2]
+        dinitial = self._new_states(batch)
+        dseq = None if dy is None else checks.time_major(dy, self.batch_first)
+        for layer in reversed(range(self.num_layers)):
+            dx = dx_seq = None
+            if layer or need_dx:
+                dx, dx_seq = self._new_sequence(steps, batch, run.inputs[layer].shape[-1], outer=layer == 0)
+            self._backward_layer(layer, run, dseq, dstate, dx_seq, dinitial, grads)
+            if layer and dx_seq is not None:
+                dseq = self._drop(dx_seq, layer - 1, run)
+        return dx, self._state(dinitial)
+
+    def _backward_layer(
+        self,
+        layer: int,
+        run: Run,
+        dy: Array | None,
+        dfinal: tuple[Array, ...] | None,
+        dx: Array | None,
+        dinitial: tuple[Array, ...],
+        grads: Mapping[str, Array],
+    ) -> None:
+        """Backpropagate through one layer; its second direction adds into dx."""
+        for direction in range(self._directions):
+            k = layer * self._directions + direction
+            weight_ih, weight_hh, _, _, unit_weights = self._weights(self.params, layer, direction)
+            _kernels.backward(
+                self._cell,
+                run.inputs[layer],
+                weight_ih,
+                weight_hh,
+                unit_weights,
+                None if run.initial is None else tuple(array[k] for array in run.initial),
+                self._half(run.outputs[layer], direction),
+                run.states[k],
+                run.saved[k],
+                None if dy is None else self._half(dy, direction),
+                None if dfinal is None else tuple(array[k] for array in dfinal),
+                dx,
+                direction == 1,
+                tuple(array[k] for array in dinitial),
+                *self._weights(grads, layer, direction),
+                run.lengths,
+                run.resets,
+                direction == 1,
+                threads.resolve(),
+            )
