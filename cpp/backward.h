@@ -16,9 +16,12 @@ template <class T> struct Adjoints {
   std::array<T*, most_states> dinitial{};      // (B, H), written
   Sequence<T> dx{};                            // written, or null: not wanted
   bool accumulate_dx = false;                  // added to what dx holds
-  T *dweight_ih = nullptr, *dweight_hh = nullptr, *dbias_ih = nullptr,
-    *dbias_hh = nullptr;  // added to, at the very end
+  // Added to, at the very end; `resume`: what they hold are sums so far, which go on.
+  T *dweight_ih = nullptr, *dweight_hh = nullptr, *dbias_ih = nullptr, *dbias_hh = nullptr;
   std::array<T*, most_unit_weights> dof_units{};
+  bool resume = false;
+  T clip = std::numeric_limits<T>::infinity();       // of each element of dh, at each step
+  std::array<Sequence<T>, most_states> over_time{};  // written, or null: the whole gradient of each state
 };
 
 template <class T> class Backward {
@@ -41,6 +44,7 @@ template <class T> class Backward {
     for (int k = 0; k < layer.cell.states; k++) start_dstate(k);
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
     rows_.reserve(static_cast<std::size_t>(chunk_rows_));
+    if (adjoints_.resume) parallel(plan_.threads, [&](int thread, int count) { exchange(thread, count, TakeUp{}); });
     parallel(plan_.threads, [&](int thread, int count) {
       const auto [first, last] = share(to_state_.blocks(), thread, count);
       for (index j = first; j < last; j++) to_state_.pack(layer_.weights.hh, j);
@@ -74,10 +78,11 @@ template <class T> class Backward {
           dh({rows_in_cache, b.to_state_.columns(), N}) {
       if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.to_input_.columns(), N});
       for (auto& rows : dstate) rows.resize(static_cast<std::size_t>(b.batch_));
+      for (auto& rows : whole) rows.resize(static_cast<std::size_t>(b.batch_));
     }
     RowPointers<T> pointers;
     std::vector<const T*> dz;  // of the step after
-    std::array<std::vector<T*>, most_states> dstate;
+    std::array<std::vector<T*>, most_states> dstate, whole;
     Buffer<T> dh, dx;
   };
 
@@ -156,7 +161,11 @@ template <class T> class Backward {
     worker.pointers.set(layer_, s, first, last);
     const index running = point_to_dz_after(worker, s, first, last);
     for (index r = first; r < last; r++)
-      for (int k = 0; k < layer_.cell.states; k++) worker.dstate[k][r - first] = dstate_at(k, r);
+      for (int k = 0; k < layer_.cell.states; k++) {
+        worker.dstate[k][r - first] = dstate_at(k, r);
+        if (const Sequence<T>& all = adjoints_.over_time[k])
+          worker.whole[k][r - first] = all.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
+      }
     for (index r = first; r < last;) {
       const index rows = even_part(last - r, rows_in_cache), with_dz = std::clamp<index>(running - r, 0, rows);
       T* dh = worker.dh.get();
@@ -205,6 +214,7 @@ template <class T> class Backward {
                            {},
                            p.saved() + (r - first),
                            {},
+                           {},
                            dz_at(first_row(s) + r),
                            dz_rows_,
                            layer_.weights.of_units.data()};
@@ -212,17 +222,20 @@ template <class T> class Backward {
       block.before[k] = p.before(k) + (r - first);
       block.after[k] = p.after(k) + (r - first);
       block.dstate[k] = worker.dstate[k].data() + (r - first);
+      if (adjoints_.over_time[k]) block.whole[k] = worker.whole[k].data() + (r - first);
     }
     layer_.cell.backward(block);
   }
 
   // What does not come through the product is added after it: a long sum that began with its largest term would be
-  // rounded at that term's size all along.
-  static void add_to_dh(const T* direct, const T* dy, index valid, index vectors, T* dh) {
+  // rounded at that term's size all along. dy comes last, so that the sum before it is what passes from one call to the
+  // next where a sequence is cut in time.
+  void add_to_dh(const T* direct, const T* dy, index valid, index vectors, T* dh) const {
+    const Vec<T> most(adjoints_.clip), least(-adjoints_.clip);
     for (index u = 0; u < vectors; u++) {
-      Vec<T> other = Vec<T>::load(direct + u * N);
-      if (dy) other = other + Vec<T>::load_first(dy + u * N, static_cast<int>(std::min(valid - u * N, N)));
-      (Vec<T>::load(dh + u * N) + other).store(dh + u * N);
+      Vec<T> sum = Vec<T>::load(dh + u * N) + Vec<T>::load(direct + u * N);
+      if (dy) sum = sum + Vec<T>::load_first(dy + u * N, static_cast<int>(std::min(valid - u * N, N)));
+      max(min(sum, most), least).store(dh + u * N);
     }
   }
 
@@ -266,13 +279,19 @@ template <class T> class Backward {
   void finish() {
     parallel(plan_.threads, [&](int thread, int count) {
       initial_gradient(workers_[thread], share(batch_, thread, count));
-      const auto ih = share(dweight_ih_.rows(), thread, count), hh = share(dweight_hh_.rows(), thread, count);
-      dweight_ih_.commit(adjoints_.dweight_ih, ih.begin, ih.end);
-      dweight_hh_.commit(adjoints_.dweight_hh, hh.begin, hh.end);
+      adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
     });
-    if (adjoints_.dbias_ih) dbias_.commit(x_feed_, adjoints_.dbias_ih);
-    if (adjoints_.dbias_hh) dbias_.commit(h_feed_, adjoints_.dbias_hh);
-    for (index k = 0; k < dof_units_.count(); k++) dof_units_.commit(k, adjoints_.dof_units[k]);
+  }
+
+  // All sums and the caller's gradients.
+  template <class Meet> void exchange(int thread, int count, Meet meet) const {
+    const auto ih = share(dweight_ih_.rows(), thread, count), hh = share(dweight_hh_.rows(), thread, count);
+    dweight_ih_.exchange(adjoints_.dweight_ih, ih.begin, ih.end, meet);
+    dweight_hh_.exchange(adjoints_.dweight_hh, hh.begin, hh.end, meet);
+    if (thread > 0) return;
+    if (adjoints_.dbias_ih) dbias_.exchange(x_feed_, adjoints_.dbias_ih, meet);
+    if (adjoints_.dbias_hh) dbias_.exchange(h_feed_, adjoints_.dbias_hh, meet);
+    for (index k = 0; k < dof_units_.count(); k++) dof_units_.exchange(k, adjoints_.dof_units[k], meet);
   }
 
   void initial_gradient(Worker& worker, Range rows) {
@@ -298,8 +317,9 @@ template <class T> class Backward {
       to_state_.multiply_into(worker.dz.data(), n, dz_jump(), to_state_.all_blocks(), dh, stride);
       for (index i = 0; i < n; i++) {
         if (!starts_as_given(first + i)) continue;
-        add_to_dh(dstate_at(0, first + i), nullptr, 0, to_state_.columns(), dh + i * stride);
-        std::copy_n(dh + i * stride, hidden, adjoints_.dinitial[0] + timeline.batch_row(first + i) * hidden);
+        T* row = dh + i * stride;
+        for (index k = 0; k < padded_; k++) row[k] += dstate_at(0, first + i)[k];
+        std::copy_n(row, hidden, adjoints_.dinitial[0] + timeline.batch_row(first + i) * hidden);
       }
       first += n;
     }

@@ -99,9 +99,10 @@ Sequence<T> sequence_out(const char* name, const Array<T>& a, index steps, index
   return {write_pointer(a), steps, batch, width, a.strides(0) / item, a.strides(1) / item};
 }
 
-inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps, index batch) {
+// `whole`: the call has all steps of the sequences, so that none is longer.
+inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps, index batch, bool whole = true) {
   const std::int64_t* data = dense("lengths", lengths, {batch});
-  for (index b = 0; data && b < batch; b++)
+  for (index b = 0; whole && data && b < batch; b++)
     if (data[b] < 0 || data[b] > steps)
       throw py::value_error("lengths: expected 0 to " + std::to_string(steps) + ", got " + std::to_string(data[b]) +
                             " in row " + std::to_string(b));

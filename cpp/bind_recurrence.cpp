@@ -69,19 +69,28 @@ template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index inp
   return weights;
 }
 
+// The lengths of a call that has the steps from `begin` on of longer sequences.
+Lengths segment_view(const MaybeArray<std::int64_t>& lengths, index steps, index batch, index begin, bool reverse) {
+  if (begin < 0 || (begin > 0 && reverse))
+    throw py::value_error("begin: expected 0, or a later step of a forward direction");
+  Lengths segment = lengths_view(lengths, steps, batch, false);
+  segment.begin = begin;
+  return segment;
+}
+
 // What forward and backward share: everything but what they write.
 template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& x, const Array<T>& ih,
                                        const MaybeArray<T>& hh, const MaybeArray<T>& bias_ih,
                                        const MaybeArray<T>& bias_hh, const Arrays<T>& unit_weights,
                                        const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states,
                                        const MaybeArray<T>& saved, const MaybeArray<std::int64_t>& lengths,
-                                       const MaybeResets& resets, bool reverse) {
+                                       const MaybeResets& resets, bool reverse, index begin) {
   const CellKernels<T>& cell = find_cell<T>(name);
   const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2), hidden = extent("y", y, 2, 3);
-  Layer<T> layer{
-      cell, weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh, unit_weights),
-      Timeline(steps, batch, lengths_view(lengths, steps, batch), resets_view(resets, steps, batch), reverse),
-      sequence("x", x, steps, batch, input)};
+  Layer<T> layer{cell, weights_view(cell, input, hidden, ih, hh, bias_ih, bias_hh, unit_weights),
+                 Timeline(steps, batch, segment_view(lengths, steps, batch, begin, reverse),
+                          resets_view(resets, steps, batch), reverse),
+                 sequence("x", x, steps, batch, input)};
   layer.states[0] = sequence_out("y", y, steps, batch, hidden);
   if (!states.empty()) {
     check_count("states", states, cell.states - 1);
@@ -105,10 +114,10 @@ void forward(const std::string& cell, const Array<T>& x, const Array<T>& weight_
              const MaybeArray<T>& bias_ih, const MaybeArray<T>& bias_hh, const Arrays<T>& unit_weights,
              const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved,
              const Arrays<T>& final, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse,
-             int num_threads) {
+             int num_threads, index begin) {
   check_threads(num_threads);
   Layer<T> layer = layer_view(cell, x, weight_ih, weight_hh, bias_ih, bias_hh, unit_weights, initial, y, states, saved,
-                              lengths, resets, reverse);
+                              lengths, resets, reverse, begin);
   check_count("final", final, layer.cell.states);
   const index batch = layer.timeline.batch(), hidden = layer.hidden();
   std::array<T*, most_states> to{};
@@ -127,10 +136,10 @@ void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight
               const MaybeArray<T>& dx, bool accumulate_dx, const Arrays<T>& dinitial, const Array<T>& dweight_ih,
               const MaybeArray<T>& dweight_hh, const MaybeArray<T>& dbias_ih, const MaybeArray<T>& dbias_hh,
               const Arrays<T>& dunit_weights, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets,
-              bool reverse, int num_threads) {
+              bool reverse, int num_threads, index begin, bool resume, T clip, const MaybeArrays<T>& over_time) {
   check_threads(num_threads);
   Layer<T> layer = layer_view<T>(cell, x, weight_ih, weight_hh, {}, {}, unit_weights, initial, y, states, saved,
-                                 lengths, resets, reverse);
+                                 lengths, resets, reverse, begin);
   const index steps = layer.x.steps, batch = layer.x.batch, input = layer.weights.input, hidden = layer.hidden();
   const index rows = layer.cell.gates * hidden;
   if (layer.cell.saved && !layer.saved) throw py::value_error("saved: expected the values that forward kept, got None");
@@ -153,6 +162,13 @@ void backward(const std::string& cell, const Array<T>& x, const Array<T>& weight
   check_count("dunit_weights", dunit_weights, static_cast<int>(layer.cell.unit_weights.size()));
   for (std::size_t k = 0; k < dunit_weights.size(); k++)
     adjoints.dof_units[k] = dense_out("dunit_weights", dunit_weights[k], {hidden});
+  adjoints.resume = resume;
+  adjoints.clip = clip;
+  if (over_time) {
+    check_count("over_time", *over_time, layer.cell.states);
+    for (int k = 0; k < layer.cell.states; k++)
+      adjoints.over_time[k] = sequence_out("over_time", (*over_time)[k], steps, batch, hidden);
+  }
   drive<Backward<T>>(layer, adjoints, num_threads);
 }
 
@@ -274,13 +290,14 @@ template <class T> void bind_type(py::module_& m) {
   m.def("forward", forward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh").none(true),
         exact("bias_ih").none(true), exact("bias_hh").none(true), exact("unit_weights"), exact("initial").none(true),
         exact("y"), exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
-        exact("resets").none(true), arg("reverse"), arg("num_threads"));
+        exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0);
   m.def("backward", backward<T>, arg("cell"), exact("x"), exact("weight_ih"), exact("weight_hh").none(true),
         exact("unit_weights"), exact("initial").none(true), exact("y"), exact("states"), exact("saved").none(true),
         exact("dy").none(true), exact("dfinal").none(true), exact("dx").none(true), arg("accumulate_dx"),
         exact("dinitial"), exact("dweight_ih"), exact("dweight_hh").none(true), exact("dbias_ih").none(true),
         exact("dbias_hh").none(true), exact("dunit_weights"), exact("lengths").none(true), exact("resets").none(true),
-        arg("reverse"), arg("num_threads"));
+        arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("resume") = false,
+        arg("clip") = std::numeric_limits<T>::infinity(), exact("over_time").none(true) = py::none());
   m.def("linear_forward", linear_forward<T>, exact("x"), exact("weight"), exact("bias").none(true), exact("y"),
         exact("lengths").none(true), arg("num_threads"));
   m.def("linear_backward", linear_backward<T>, exact("x"), exact("weight"), exact("dy"), exact("dx").none(true),

@@ -50,6 +50,7 @@ template <class T> struct BackwardBlock {
   const T* const* after[most_states];
   const T* const* saved;
   T* const* dstate[most_states];  // padded rows: the gradient of the states after (but 0) comes, of those before goes
+  T* const* whole[most_states];   // a row's whole gradient of the state after (H,), to be written; null: not wanted
   T* dz;                          // [vector of all units][row, dz_rows in all][accumulator][lane]
   index dz_rows;
   const T* const* unit_weights;
@@ -121,6 +122,8 @@ template <class Cell, class T> void backward_block(const BackwardBlock<T>& block
       dafter[0] = V::load(dh_row + u * N);
       for (int k = 1; k < S; k++) dafter[k] = V::load(dstate_row[k] + u * N);
       Cell::backward(saved, p, before, after, dafter, dz, dbefore);
+      for (int k = 0; k < S; k++)
+        if (block.whole[k]) dafter[k].store_first(block.whole[k][r] + block.unit + u * N, n);
       for (int k = 0; k < S; k++) dbefore[k].store(dstate_row[k] + u * N);
       // Lanes past H stay as they were: zero, whatever an equation makes of padding.
       for (int a = 0; a < A; a++) dz[a].store_first(dz_row + u * dz_step + a * N, n);

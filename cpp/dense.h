@@ -163,9 +163,9 @@ template <class T> class LinearBackward {
     if (dx_) clear_past(dx_, lengths_);
     parallel(threads_, [&](int thread, int count) {
       const Range own = share(weight_gradient_.rows(), thread, count);
-      weight_gradient_.commit(dweight_, own.begin, own.end);
+      weight_gradient_.exchange(dweight_, own.begin, own.end, AddSum{});
     });
-    if (dbias_) bias_gradient_.commit(feed(), dbias_);
+    if (dbias_) bias_gradient_.exchange(feed(), dbias_, AddSum{});
   }
 
   Sequence<const T> x_, dy_;

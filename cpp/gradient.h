@@ -16,6 +16,18 @@ template <class T> struct DzView {
   const T* at(index v, index row) const { return data + (v * rows + row) * row_stride(); }
 };
 
+// How a sum and the caller's array meet. At the end it is added; a sum that goes on in the next call is handed over as
+// it is, and taken up again, so that it rounds as if it had never been interrupted.
+struct AddSum {
+  template <class T> void operator()(T& caller, T& sum) const { caller += sum; }
+};
+struct HandOver {
+  template <class T> void operator()(T& caller, T& sum) const { caller = sum; }
+};
+struct TakeUp {
+  template <class T> void operator()(T& caller, T& sum) const { sum = caller; }
+};
+
 template <class T> class WeightGradient {
  public:
   WeightGradient() = default;
@@ -53,15 +65,15 @@ template <class T> class WeightGradient {
     }
   }
 
-  // dW += what was summed, rows [first, last) of (G H).
-  void commit(T* dweights, index first, index last) const {
+  // meet(dW[row, f], its sum) for rows [first, last) of (G H): see SumsMeet.
+  template <class Meet> void exchange(T* dweights, index first, index last, Meet meet) const {
     for (index row = first; row < last; row++) {
       const index i = row / hidden_, unit = row % hidden_;
-      T* to = dweights + (feed_.gates[i] * hidden_ + unit) * features_;
+      T* weight = dweights + (feed_.gates[i] * hidden_ + unit) * features_;
       for (index c = 0; c < columns(); c += panel_at(c)) {
-        const T* from = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N;
+        T* of_panel = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N;
         const index end = std::min((c + panel_at(c)) * N, features_);
-        for (index f = c * N; f < end; f++) to[f] += *from++;
+        for (index f = c * N; f < end; f++) meet(weight[f], *of_panel++);
       }
     }
   }
@@ -121,10 +133,11 @@ template <class T> class BiasGradient {
       }
   }
 
-  void commit(const Feed& feed, T* dbias) const {
+  template <class Meet> void exchange(const Feed& feed, T* dbias, Meet meet) const {
     for (index i = 0; i < feed.count(); i++)
       for (index unit = 0; unit < hidden_; unit++)
-        dbias[feed.gates[i] * hidden_ + unit] += sum_[((unit / N) * accumulators_ + feed.first + i) * N + unit % N];
+        meet(dbias[feed.gates[i] * hidden_ + unit],
+             sum_.get()[((unit / N) * accumulators_ + feed.first + i) * N + unit % N]);
   }
 
  private:
@@ -160,9 +173,9 @@ template <class T> class UnitWeightGradient {
     }
   }
 
-  void commit(index k, T* dweight) const {
-    const T* from = sum_.get() + k * ((hidden_ + N - 1) / N) * N;
-    for (index unit = 0; unit < hidden_; unit++) dweight[unit] += from[unit];
+  template <class Meet> void exchange(index k, T* dweight, Meet meet) const {
+    T* sums = sum_.get() + k * ((hidden_ + N - 1) / N) * N;
+    for (index unit = 0; unit < hidden_; unit++) meet(dweight[unit], sums[unit]);
   }
 
  private:

@@ -28,8 +28,10 @@ class Timeline {
   Timeline(index steps, index batch, Lengths lengths, Resets resets, bool reverse)
       : resets_(resets), reverse_(reverse), order_(batch), length_(batch), live_(steps + 1, 0) {
     std::iota(order_.begin(), order_.end(), index{0});
+    // By the whole lengths: a sequence's rows keep their order, and so each sum over them, however it is cut in time.
     if (lengths.data)
-      std::stable_sort(order_.begin(), order_.end(), [&](index a, index b) { return lengths(a) > lengths(b); });
+      std::stable_sort(order_.begin(), order_.end(),
+                       [&](index a, index b) { return lengths.whole(a) > lengths.whole(b); });
     for (index r = 0; r < batch; r++) length_[r] = lengths(order_[r]);
     for (index n : length_) live_[n]++;
     for (index s = steps; s-- > 0;) live_[s] += live_[s + 1];

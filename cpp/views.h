@@ -1,6 +1,8 @@
 // What the kernels see of an array: a pointer, sizes and strides, in elements. Nothing here owns memory.
 #pragma once
 
+#include <algorithm>
+
 #include "simd.h"
 
 namespace rnnfast {
@@ -16,12 +18,14 @@ template <class T> struct Sequence {
   explicit operator bool() const { return data != nullptr; }
 };
 
-// Which part of a padded batch counts. A null pointer means all of it.
+// Which part of a padded batch counts. A null pointer means all of it. Where a call has a segment of longer sequences,
+// lengths are those of the whole ones and `begin` is the segment's first step.
 struct Lengths {
   const std::int64_t* data = nullptr;
-  index steps = 0;
+  index steps = 0, begin = 0;
 
-  index operator()(index b) const { return data ? static_cast<index>(data[b]) : steps; }
+  index operator()(index b) const { return data ? std::clamp<index>(whole(b) - begin, 0, steps) : steps; }
+  index whole(index b) const { return static_cast<index>(data[b]); }
 };
 
 }  // namespace rnnfast

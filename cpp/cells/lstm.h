@@ -56,11 +56,12 @@ template <Forget forget, bool peephole> struct LstmCell {
   }
 
   template <class V>
-  static void backward(const V* save, const V* p, const V* s, const V* s_after, const V* ds_after, V* dz, V* ds) {
+  static void backward(const V* save, const V* p, const V* s, const V* s_after, V* ds_after, V* dz, V* ds) {
     const V one(1), i = save[I], g = save[G], o = save[O], f = kept(i, save);
     const V dh = ds_after[0], y = tanh(s_after[1]);
     dz[O] = dh * y * o * (one - o);
-    V dc = fma(dh * o, one - y * y, ds_after[1]);
+    V& dc = ds_after[1];
+    dc = fma(dh * o, one - y * y, dc);
     if constexpr (peephole) dc = fma(dz[O], p[last], dc);
     const V di = forget == Forget::coupled ? g - s[1] : g;
     dz[I] = dc * di * i * (one - i);

@@ -30,6 +30,7 @@ def forward(
     resets: NDArray[np.bool_] | None,
     reverse: bool,
     num_threads: int,
+    begin: int = ...,
 ) -> None: ...
 def backward(
     cell: str,
@@ -55,6 +56,10 @@ def backward(
     resets: NDArray[np.bool_] | None,
     reverse: bool,
     num_threads: int,
+    begin: int = ...,
+    resume: bool = ...,
+    clip: float = ...,
+    over_time: tuple[NDArray[_T], ...] | None = ...,
 ) -> None: ...
 
 class _Stream(Protocol[_T]):
