@@ -1,56 +1,44 @@
 // The backward driver, mirror image of the forward one. In chunks of steps, last step first:
-//   dh = dy + Rᵀ dz of the step after      dz, dstates = cell'(dh, …)        the recurrence
-//   dx = Wᵀ dz      dW += dz xᵀ      dR += dz hᵀ      db += dz               large products over the rows of the chunk
+//   dh = dy + Rᵀ dz of the step after      dz, dstates = cell'(dh, …)        the recurrence, stage after stage
+//   dx = Wᵀ dz      dW += dz xᵀ      dR += dz oᵀ      db += dz               large products over the rows of the chunk
 // so that dz is read while it is still in a cache and never kept for all steps.
 #pragma once
 
-#include "gradient.h"
+#include "backward_stage.h"
 #include "plan.h"
-#include "weights.h"
 
 namespace rnnfast {
 
 template <class T> struct Adjoints {
-  Sequence<const T> dy{};                      // or null: zeros
-  std::array<const T*, most_states> dfinal{};  // (B, H) or null: zeros
-  std::array<T*, most_states> dinitial{};      // (B, H), written
-  Sequence<T> dx{};                            // written, or null: not wanted
-  bool accumulate_dx = false;                  // added to what dx holds
-  // Added to, at the very end; `resume`: what they hold are sums so far, which go on.
-  T *dweight_ih = nullptr, *dweight_hh = nullptr, *dbias_ih = nullptr, *dbias_hh = nullptr;
-  std::array<T*, most_unit_weights> dof_units{};
-  bool resume = false;
+  Sequence<const T> dy{};                            // or null: zeros
+  std::array<const T*, most_states> dfinal{};        // (B, ·) or null: zeros
+  std::array<T*, most_states> dinitial{};            // (B, ·), written
+  Sequence<T> dx{};                                  // written, or null: not wanted
+  bool accumulate_dx = false;                        // added to what dx holds
+  Gradients<T> gradients{};                          // added to, at the very end
+  bool resume = false;                               // what they hold are sums so far, which go on
   T clip = std::numeric_limits<T>::infinity();       // of each element of dh, at each step
   std::array<Sequence<T>, most_states> over_time{};  // written, or null: the whole gradient of each state
 };
 
-template <class T> class Backward {
+template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
-      : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)),
-        accumulators_(static_cast<index>(layer.cell.accumulators.size())), batch_(layer.timeline.batch()),
-        padded_(layer.vectors() * N), x_feed_(feed_of(layer.cell.accumulators, &Accumulator::x)),
-        h_feed_(feed_of(layer.cell.accumulators, &Accumulator::h)),
-        to_state_(h_feed_, layer.hidden(), layer.hidden(), plan_.width, plan_.most_units),
-        chunk_rows_(std::max(rows_a_chunk, batch_) + batch_), dz_rows_(batch_ + chunk_rows_ + 1),
-        dz_({layer.vectors(), dz_rows_, accumulators_, N}),
-        dweight_ih_(x_feed_, layer.hidden(), layer.weights.input, chunk_rows_),
-        dweight_hh_(h_feed_, layer.hidden(), layer.hidden(), chunk_rows_), dbias_(accumulators_, layer.hidden()),
-        dof_units_(layer.cell.unit_weights, layer.hidden()),
+      : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
+        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_),
         pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
         step_(layer.timeline.steps()) {
-    if (adjoints_.dx) to_input_ = PackedColumns<T>(x_feed_, layer.hidden(), layer.weights.input, panel_width(0));
-    dz_.fill(T(0));
-    for (int k = 0; k < layer.cell.states; k++) start_dstate(k);
+    const std::vector<Stage<T>> stages = layer.stages();
+    const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
+    stages_.reserve(stages.size());
+    for (const Stage<T>& stage : stages)
+      stages_.emplace_back(stage, layer, chunk_, plan_.width, most, static_cast<bool>(adjoints_.dx));
+    for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) start_dstate(k);
+    if (layer.weights.projects()) doutput_ = Buffer<T>({batch_, layer.vectors() * N});
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
-    rows_.reserve(static_cast<std::size_t>(chunk_rows_));
-    if (adjoints_.resume) parallel(plan_.threads, [&](int thread, int count) { exchange(thread, count, TakeUp{}); });
     parallel(plan_.threads, [&](int thread, int count) {
-      const auto [first, last] = share(to_state_.blocks(), thread, count);
-      for (index j = first; j < last; j++) to_state_.pack(layer_.weights.hh, j);
-      if (!adjoints_.dx) return;
-      const auto [first_column, last_column] = share(to_input_.blocks(), thread, count);
-      for (index j = first_column; j < last_column; j++) to_input_.pack(layer_.weights.ih, j);
+      for (BackwardStage<T, E>& stage : stages_) stage.pack(thread, count);
+      if (adjoints_.resume) exchange(thread, count, TakeUp{});
     });
   }
 
@@ -73,158 +61,169 @@ template <class T> class Backward {
   static constexpr index rows_a_chunk = 256;
 
   struct Worker {
-    explicit Worker(const Backward& b)
-        : pointers(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)),
-          dh({rows_in_cache, b.to_state_.columns(), N}) {
-      if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.to_input_.columns(), N});
-      for (auto& rows : dstate) rows.resize(static_cast<std::size_t>(b.batch_));
-      for (auto& rows : whole) rows.resize(static_cast<std::size_t>(b.batch_));
+    explicit Worker(const Backward& b) : rows(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)) {
+      index columns = 1;
+      for (const BackwardStage<T, E>& stage : b.stages_) columns = std::max(columns, stage.to_operand.columns());
+      dh = Buffer<T>({rows_in_cache, columns, N});
+      if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.stages_.front().to_input.columns(), N});
+      for (auto& rows_of : dstate) rows_of.resize(static_cast<std::size_t>(b.batch_));
+      for (auto& rows_of : whole) rows_of.resize(static_cast<std::size_t>(b.batch_));
     }
-    RowPointers<T> pointers;
-    std::vector<const T*> dz;  // of the step after
-    std::array<std::vector<T*>, most_states> dstate, whole;
+    StepRows<T> rows;
+    std::vector<const E*> dz;  // of the stage after
+    std::array<std::vector<T*>, most_states + most_carried> dstate;
+    std::array<std::vector<T*>, most_states> whole;
     Buffer<T> dh, dx;
   };
 
-  struct ChunkRow {
-    index step, row;
+  // A thread's rows at a step, and those of them that had a step after it.
+  struct Now {
+    index s, first, rows, running;
   };
 
-  index dz_width() const { return accumulators_ * N; }
-  index dz_jump() const { return dz_rows_ * dz_width(); }
-  T* dz_at(index row) const { return dz_.get() + row * dz_width(); }
-  DzView<T> dz_view() const { return {dz_.get(), dz_rows_, accumulators_}; }
-  T* dstate_at(int k, index r) const { return dstate_[k].get() + r * padded_; }
+  index padded(int k) const { return ceil_div(k < layer_.cell.states ? layer_.width(k) : layer_.hidden(), N) * N; }
+  T* dstate_at(int k, index r) const { return dstate_[static_cast<std::size_t>(k)].get() + r * padded(k); }
+  const BackwardStage<T, E>& reads_h() const { return stages_.front(); }
 
   void start_dstate(int k) {
-    dstate_[k] = Buffer<T>({batch_, padded_});
+    dstate_[k] = Buffer<T>({batch_, padded(k)});
     dstate_[k].fill(T(0));
-    if (!adjoints_.dfinal[k]) return;
+    if (k >= layer_.cell.states || !adjoints_.dfinal[k]) return;
     for (index r = 0; r < batch_; r++)
-      std::copy_n(adjoints_.dfinal[k] + layer_.timeline.batch_row(r) * layer_.hidden(), layer_.hidden(),
+      std::copy_n(adjoints_.dfinal[k] + layer_.timeline.batch_row(r) * layer_.width(k), layer_.width(k),
                   dstate_at(k, r));
   }
 
-  // Rows [0, B) of dz are those of the step after the chunk; the chunk's own follow, last step first; one row stays
-  // zero.
+  // The rows of the chunk that ends at step_, last step first; gives its first step.
   index begin_chunk() {
-    rows_.clear();
-    x_rows_.clear(), h_rows_.clear(), dz_of_row_.clear();
-    for (auto& rows : unit_rows_) rows.clear();
-    first_row_of_step_.clear();
+    chunk_.clear();
+    for (BackwardStage<T, E>& stage : stages_) stage.clear();
     index s = step_;
-    while (s > 0 && step_ - s < pace_.steps() && static_cast<index>(rows_.size()) < rows_a_chunk) {
+    while (s > 0 && step_ - s < pace_.steps() && chunk_.rows() < rows_a_chunk) {
       s--;
-      first_row_of_step_.push_back(batch_ + static_cast<index>(rows_.size()));
-      for (index r = 0; r < layer_.timeline.live(s); r++) {
-        rows_.push_back({s, r});
-        x_rows_.push_back(layer_.x.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r)));
-        h_rows_.push_back(layer_.before(0, s, r));
-        for (index k = 0; k < dof_units_.count(); k++) {
-          const UnitWeight& weight = dof_units_[k];
-          unit_rows_[k].push_back(weight.after ? layer_.after(weight.state, s, r) : layer_.before(weight.state, s, r));
-        }
-        dz_of_row_.push_back(dz_at(batch_ + static_cast<index>(dz_of_row_.size())));
-      }
+      chunk_.add_step(s, layer_.timeline.live(s));
+      for (index r = 0; r < layer_.timeline.live(s); r++)
+        for (BackwardStage<T, E>& stage : stages_) stage.add_row(layer_, s, r);
+      for (BackwardStage<T, E>& stage : stages_) stage.end_step();
     }
     return s;
   }
 
-  index chunk_size() const { return static_cast<index>(rows_.size()); }
-  index first_row(index s) const { return s == step_ ? 0 : first_row_of_step_[step_ - 1 - s]; }
-
   void run(Worker& worker, index begin, int thread, int count) {
     const auto rows = plan_.by_rows ? layer_.timeline.share_rows(thread, count) : Range{0, batch_};
-    const auto blocks = plan_.by_rows ? Range{0, to_state_.blocks()} : share(to_state_.blocks(), thread, count);
+    index rows_after = 0;  // of the step after, if the worker still points at it
     for (index s = step_; s-- > begin;) {
-      const index last = std::min(rows.end, layer_.timeline.live(s));
-      if (rows.begin < last) step(worker, s, rows.begin, last, blocks);
+      const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
+      point(worker, s, rows.begin, live, rows_after);
+      rows_after = live;
+      step(worker, s, rows.begin, live, thread, count);
+    }
+    barrier_.wait(count);
+    if (adjoints_.dx) input_gradient(worker, share(chunk_.rows(), thread, count));
+    for (BackwardStage<T, E>& stage : stages_) stage.pack_operands(thread, count);
+    barrier_.wait(count);
+    for (BackwardStage<T, E>& stage : stages_)
+      stage.add_weights(chunk_, begin, layer_.timeline.live(begin), thread, count);
+  }
+
+  void point(Worker& worker, index s, index first, index rows, index rows_after) {
+    if (rows && rows == rows_after && s > 0 && !layer_.timeline.has_resets()) {
+      worker.rows.retreat(layer_, rows);
+    } else {
+      worker.rows.set(layer_, s, first, first + rows, nullptr);
+    }
+  }
+
+  void step(Worker& worker, index s, index first, index rows, int thread, int count) {
+    const Timeline& timeline = layer_.timeline;
+    const index running = s + 1 < timeline.steps() ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
+    const Now now{s, first, rows, running};
+    for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
+      const bool last = p + 1 == static_cast<index>(stages_.size());
+      const BackwardStage<T, E>& stage = stages_[p];
+      const BackwardStage<T, E>& reader = last ? reads_h() : stages_[p + 1];
+      const Range blocks =
+          plan_.by_rows ? reader.to_operand.all_blocks() : share(reader.to_operand.blocks(), thread, count);
+      point_to_gradients(worker, now, stage);
+      if (last) {
+        point_to_dz_after(worker, now);
+      } else {
+        for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(chunk_.row_of(s, first + i));
+      }
+      run_stage(worker, now, stage, reader, last, blocks);
+      stage.scale_operands(layer_, chunk_, s, first, rows, plan_.by_rows ? Range{0, 1} : Range{thread, count});
       if (plan_.waits) barrier_.wait(count);
     }
-    barrier_.wait(count);
-    if (adjoints_.dx) input_gradient(worker, share(chunk_size(), thread, count));
-    pack_operand(dweight_ih_, x_rows_, thread, count);
-    if (!h_feed_.gates.empty()) pack_operand(dweight_hh_, h_rows_, thread, count);
-    barrier_.wait(count);
-    const auto own = share(layer_.vectors(), thread, count);
-    dweight_ih_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
-    if (!h_feed_.gates.empty()) dweight_hh_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
-    dbias_.add(dz_view(), batch_, chunk_size(), own.begin, own.end);
-    for (index k = 0; k < dof_units_.count(); k++)
-      dof_units_.add(k, dz_view(), batch_, unit_rows_[k].data(), chunk_size(), own.begin, own.end);
-    for (index v = own.begin; v < own.end; v++)
-      std::copy_n(dz_at(first_row(begin)) + v * dz_jump(), layer_.timeline.live(begin) * dz_width(),
-                  dz_at(0) + v * dz_jump());
   }
 
-  void step(Worker& worker, index s, index first, index last, Range blocks) {
-    worker.pointers.set(layer_, s, first, last);
-    const index running = point_to_dz_after(worker, s, first, last);
-    for (index r = first; r < last; r++)
-      for (int k = 0; k < layer_.cell.states; k++) {
-        worker.dstate[k][r - first] = dstate_at(k, r);
-        if (const Sequence<T>& all = adjoints_.over_time[k])
-          worker.whole[k][r - first] = all.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
-      }
-    for (index r = first; r < last;) {
-      const index rows = even_part(last - r, rows_in_cache), with_dz = std::clamp<index>(running - r, 0, rows);
+  void point_to_gradients(Worker& worker, const Now& now, const BackwardStage<T, E>& stage) {
+    const Timeline& timeline = layer_.timeline;
+    for (index i = 0; i < now.rows; i++) {
+      const index r = now.first + i, t = timeline.time(now.s, r), b = timeline.batch_row(r);
+      for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++) worker.dstate[k][i] = dstate_at(k, r);
+      if (stage.what.output != none) worker.dstate[0][i] = doutput_.get() + r * layer_.vectors() * N;
+      for (int k = 0; k < layer_.cell.states; k++)
+        if (adjoints_.over_time[k]) worker.whole[k][i] = adjoints_.over_time[k].at(t, b);
+    }
+  }
+
+  // Points at the dz of step s + 1 of the rows that ran then. A state that was reset before that step passes nothing
+  // back: its row points at zeros.
+  void point_to_dz_after(Worker& worker, const Now& now) const {
+    for (index i = 0; i < now.running; i++)
+      worker.dz[i] = reads_h().product_row(
+          is_fresh(now.s + 1, now.first + i) ? chunk_.zero_row() : chunk_.row_of(now.s + 1, now.first + i));
+  }
+  bool is_fresh(index s, index r) const {
+    return layer_.timeline.has_resets() && layer_.timeline.origin(s, r) == Origin::fresh;
+  }
+
+  void run_stage(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, const BackwardStage<T, E>& reader,
+                 bool last, Range blocks) {
+    const PackedColumns<E>& to_operand = reader.to_operand;
+    const index stride = to_operand.columns_of(blocks) * N;
+    const index with_dz = last ? now.running : now.rows;
+    for (index i = 0; i < now.rows;) {
+      const index rows = even_part(now.rows - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
       T* dh = worker.dh.get();
-      const index stride = to_state_.columns_of(blocks) * N;
-      to_state_.multiply_into(worker.dz.data() + (r - first), with_dz, dz_jump(), blocks, dh, stride);
-      std::fill_n(dh + with_dz * stride, (rows - with_dz) * stride, T(0));
-      for (index j = blocks.begin; j < blocks.end; j++)
-        block(worker, s, j, first, r, rows, with_dz,
-              dh + (to_state_.column_of(j) - to_state_.column_of(blocks.begin)) * N, stride);
-      r += rows;
+      to_operand.multiply_into(worker.dz.data() + i, made, reader.product_jump(), blocks, false, dh, stride);
+      std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
+      if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
+      for (index j = blocks.begin; j < blocks.end; j++) {
+        T* of_block = dh + (to_operand.column_of(j) - to_operand.column_of(blocks.begin)) * N;
+        if (last) add_direct(now, i, rows, to_operand, j, of_block, stride);
+        run_block(worker, now, stage, to_operand, j, i, rows, of_block, stride);
+      }
+      stage.finish_rows(layer_, worker.rows.values() + i, chunk_.row_of(now.s, now.first + i), rows,
+                        to_operand.column_of(blocks.begin), to_operand.column_of(blocks.end));
+      i += rows;
     }
   }
 
-  // Points at the dz of step s + 1 of the rows that still ran then, and gives their end. A state that was reset before
-  // that step passes nothing back: its row points at zeros.
-  index point_to_dz_after(Worker& worker, index s, index first, index last) const {
-    const Timeline& timeline = layer_.timeline;
-    const index running = s + 1 < timeline.steps() ? std::min(last, timeline.live(s + 1)) : first;
-    for (index r = first; r < running; r++) {
-      const bool fresh = timeline.origin(s + 1, r) == Origin::fresh;
-      worker.dz[r - first] = dz_at(fresh ? dz_rows_ - 1 : first_row(s + 1) + r);
+  // Recurrent dropout: the operand was scale ∘ h.
+  void scale_dh(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, Range blocks, T* dh,
+                index stride) const {
+    const index unit = to_operand.column_of(blocks.begin) * N, count = std::min(stride, layer_.weights.output - unit);
+    for (index q = 0; q < rows; q++) {
+      const T* scale =
+          layer_.operand_scale + layer_.timeline.batch_row(now.first + i + q) * layer_.weights.output + unit;
+      for (index k = 0; k < count; k++) dh[q * stride + k] *= scale[k];
     }
-    return running;
   }
 
-  // One block of units of rows [r, r + rows), the first `running` of which have a step after this one; dh is what that
-  // step gives.
-  void block(Worker& worker, index s, index j, index first, index r, index rows, index running, T* dh, index stride) {
-    const index unit = to_state_.column_of(j) * N, vectors = to_state_.columns_of(j), width = vectors * N;
+  // What reaches h past the product: directly through the step after, and dy. A state that was reset before that step
+  // got nothing.
+  void add_direct(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, index j, T* dh,
+                  index stride) const {
+    const index unit = to_operand.column_of(j) * N, vectors = to_operand.columns_of(j), width = vectors * N;
     const Timeline& timeline = layer_.timeline;
-    for (index i = 0; i < rows; i++) {
-      if (i < running && timeline.origin(s + 1, r + i) == Origin::fresh)
-        for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r + i) + unit, width, T(0));
-      const T* dy = adjoints_.dy ? adjoints_.dy.at(timeline.time(s, r + i), timeline.batch_row(r + i)) + unit : nullptr;
-      add_to_dh(dstate_at(0, r + i) + unit, dy, layer_.hidden() - unit, vectors, dh + i * stride);
+    for (index q = i; q < i + rows; q++, dh += stride) {
+      const index r = now.first + q;
+      if (q < now.running && is_fresh(now.s + 1, r))
+        for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r) + unit, width, T(0));
+      const T* dy = adjoints_.dy ? adjoints_.dy.at(timeline.time(now.s, r), timeline.batch_row(r)) + unit : nullptr;
+      add_to_dh(dstate_at(0, r) + unit, dy, layer_.weights.output - unit, vectors, dh);
     }
-
-    const RowPointers<T>& p = worker.pointers;
-    BackwardBlock<T> block{rows,
-                           vectors,
-                           unit,
-                           layer_.hidden(),
-                           dh,
-                           stride,
-                           {},
-                           {},
-                           p.saved() + (r - first),
-                           {},
-                           {},
-                           dz_at(first_row(s) + r),
-                           dz_rows_,
-                           layer_.weights.of_units.data()};
-    for (int k = 0; k < layer_.cell.states; k++) {
-      block.before[k] = p.before(k) + (r - first);
-      block.after[k] = p.after(k) + (r - first);
-      block.dstate[k] = worker.dstate[k].data() + (r - first);
-      if (adjoints_.over_time[k]) block.whole[k] = worker.whole[k].data() + (r - first);
-    }
-    layer_.cell.backward(block);
   }
 
   // What does not come through the product is added after it: a long sum that began with its largest term would be
@@ -239,12 +238,35 @@ template <class T> class Backward {
     }
   }
 
+  void run_block(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, const PackedColumns<E>& to_operand,
+                 index j, index i, index rows, const T* dh, index stride) {
+    BackwardBlock<T> block{};
+    block.rows = rows, block.vectors = to_operand.columns_of(j);
+    block.unit = to_operand.column_of(j) * N, block.hidden = stage.what.units;
+    block.dh = dh, block.dh_stride = stride;
+    StepRows<T>& p = worker.rows;
+    for (int k = 0; k < layer_.cell.states; k++) {
+      block.before[k] = p.before(k) + i, block.after[k] = p.after(k) + i;
+      if (adjoints_.over_time[k] && (k > 0 || stage.what.last)) block.whole[k] = worker.whole[k].data() + i;
+    }
+    if (stage.what.output != none)
+      block.after[0] = block.before[0] = p.output(stage.what.output, layer_.layout.hidden, i + rows) + i;
+    for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++)
+      block.dstate[k] = worker.dstate[static_cast<std::size_t>(k)].data() + i;
+    if (layer_.saved) block.saved = p.values() + i;
+    block.dz = stage.dz_row(chunk_.row_of(now.s, now.first + i)), block.dz_rows = chunk_.capacity();
+    block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
+    block.keep = stage.what.last ? layer_.layout.keep : none, block.fresh = layer_.layout.fresh;
+    stage.what.phase->backward(block);
+  }
+
   void input_gradient(Worker& worker, Range rows) {
-    const index stride = to_input_.columns() * N;
+    const index stride = stages_.front().to_input.columns() * N;
     T* z = worker.dx.get();
     for (index q = rows.begin; q < rows.end;) {
       const index n = even_part(rows.end - q, dx_rows());
-      to_input_.multiply_into(dz_of_row_.data() + q, n, dz_jump(), to_input_.all_blocks(), z, stride);
+      for (index p = 0; p < static_cast<index>(stages_.size()); p++)
+        stages_[p].add_input_gradient(chunk_, q, n, p > 0, z, stride);
       for (index i = 0; i < n; i++) write_dx(z + i * stride, dx_row(q + i));
       q += n;
     }
@@ -262,17 +284,13 @@ template <class T> class Backward {
   // Rows of dx that are made together: as many as stay in the level-2 cache, but enough to fill tiles.
   index dx_rows() const {
     constexpr index least = 12, most = 96, bytes = 128 * 1024;
-    return std::clamp(bytes / (to_input_.columns() * N * static_cast<index>(sizeof(T))), least, most);
+    const index columns = std::max<index>(stages_.front().to_input.columns(), 1);
+    return std::clamp(bytes / (columns * N * static_cast<index>(sizeof(T))), least, most);
   }
 
   T* dx_row(index q) const {
-    const auto [s, r] = rows_[static_cast<std::size_t>(q)];
+    const auto [s, r] = chunk_.place(q);
     return adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
-  }
-
-  void pack_operand(WeightGradient<T>& gradient, const std::vector<const T*>& rows, int thread, int count) {
-    const auto columns = share(gradient.columns(), thread, count);
-    gradient.pack(rows.data(), chunk_size(), columns.begin, columns.end);
   }
 
   // The gradient of the initial state, zeros of dx past the lengths, and the sums into the caller's gradients.
@@ -283,43 +301,37 @@ template <class T> class Backward {
     });
   }
 
-  // All sums and the caller's gradients.
   template <class Meet> void exchange(int thread, int count, Meet meet) const {
-    const auto ih = share(dweight_ih_.rows(), thread, count), hh = share(dweight_hh_.rows(), thread, count);
-    dweight_ih_.exchange(adjoints_.dweight_ih, ih.begin, ih.end, meet);
-    dweight_hh_.exchange(adjoints_.dweight_hh, hh.begin, hh.end, meet);
-    if (thread > 0) return;
-    if (adjoints_.dbias_ih) dbias_.exchange(x_feed_, adjoints_.dbias_ih, meet);
-    if (adjoints_.dbias_hh) dbias_.exchange(h_feed_, adjoints_.dbias_hh, meet);
-    for (index k = 0; k < dof_units_.count(); k++) dof_units_.exchange(k, adjoints_.dof_units[k], meet);
+    for (const BackwardStage<T, E>& stage : stages_) stage.exchange(adjoints_.gradients, layer_, thread, count, meet);
   }
 
   void initial_gradient(Worker& worker, Range rows) {
     const Timeline& timeline = layer_.timeline;
-    const index hidden = layer_.hidden();
     for (index r = rows.begin; r < rows.end; r++) {
       const index b = timeline.batch_row(r);
       const bool given = starts_as_given(r);
       for (int k = 0; k < layer_.cell.states; k++) {
-        T* to = adjoints_.dinitial[k] + b * hidden;
-        given ? std::copy_n(dstate_at(k, r), hidden, to) : std::fill_n(to, hidden, T(0));
+        T* to = adjoints_.dinitial[k] + b * layer_.width(k);
+        given ? std::copy_n(dstate_at(k, r), layer_.width(k), to) : std::fill_n(to, layer_.width(k), T(0));
       }
       if (adjoints_.dx && !adjoints_.accumulate_dx)
         for (index t = timeline.length(r); t < adjoints_.dx.steps; t++)
           std::fill_n(adjoints_.dx.at(t, b), adjoints_.dx.width, T(0));
     }
     // Rows sorted by length: those that ran come first.
-    const index last = std::min(rows.end, timeline.live(0)), stride = to_state_.columns() * N;
+    const PackedColumns<E>& to_operand = reads_h().to_operand;
+    const index last = std::min(rows.end, timeline.live(0)), stride = to_operand.columns() * N;
     T* dh = worker.dh.get();
     for (index first = rows.begin; first < last;) {
       const index n = even_part(last - first, rows_in_cache);
-      for (index i = 0; i < n; i++) worker.dz[i] = dz_at(first + i);
-      to_state_.multiply_into(worker.dz.data(), n, dz_jump(), to_state_.all_blocks(), dh, stride);
+      for (index i = 0; i < n; i++) worker.dz[i] = reads_h().product_row(first + i);
+      to_operand.multiply_into(worker.dz.data(), n, reads_h().product_jump(), to_operand.all_blocks(), false, dh,
+                               stride);
+      if (layer_.operand_scale) scale_dh({0, first, n, n}, 0, n, to_operand, to_operand.all_blocks(), dh, stride);
       for (index i = 0; i < n; i++) {
         if (!starts_as_given(first + i)) continue;
-        T* row = dh + i * stride;
-        for (index k = 0; k < padded_; k++) row[k] += dstate_at(0, first + i)[k];
-        std::copy_n(row, hidden, adjoints_.dinitial[0] + timeline.batch_row(first + i) * hidden);
+        T* to = adjoints_.dinitial[0] + timeline.batch_row(first + i) * layer_.width(0);
+        for (index k = 0; k < layer_.width(0); k++) to[k] = dh[i * stride + k] + dstate_at(0, first + i)[k];
       }
       first += n;
     }
@@ -333,22 +345,14 @@ template <class T> class Backward {
   Layer<T>& layer_;
   Adjoints<T> adjoints_;
   Plan plan_;
-  index accumulators_, batch_, padded_;
-  Feed x_feed_, h_feed_;
-  PackedColumns<T> to_state_, to_input_;
-  index chunk_rows_, dz_rows_;
-  Buffer<T> dz_;
-  std::array<Buffer<T>, most_states> dstate_;
-  WeightGradient<T> dweight_ih_, dweight_hh_;
-  BiasGradient<T> dbias_;
-  UnitWeightGradient<T> dof_units_;
+  index batch_;
+  ChunkRows chunk_;
+  std::vector<BackwardStage<T, E>> stages_;
+  std::array<Buffer<T>, most_states + most_carried> dstate_;
+  Buffer<T> doutput_;  // where a cell that is projected leaves what it says of h
   Pace pace_;
   index step_;  // steps at or after this one are done
   std::vector<Worker> workers_;
-  std::vector<ChunkRow> rows_;
-  std::vector<const T*> x_rows_, h_rows_, dz_of_row_;
-  std::array<std::vector<const T*>, most_unit_weights> unit_rows_;
-  std::vector<index> first_row_of_step_;
   Barrier barrier_;
 };
 

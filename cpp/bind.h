@@ -121,7 +121,10 @@ template <class Advance> void run_in_blocks(Advance advance) {
   }
 }
 
-void bind_recurrence(py::module_& m);
+void bind_forward(py::module_& m);
+void bind_backward(py::module_& m);
+void bind_stream(py::module_& m);
+void bind_linear(py::module_& m);
 void bind_heads(py::module_& m);
 
 }  // namespace rnnfast

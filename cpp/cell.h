@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 #include <vector>
 
 #include "elementary.h"
@@ -11,10 +12,11 @@
 
 namespace rnnfast {
 
-constexpr int none = -1;
+constexpr int none = -1, own = -2;
 
 // One pre-activation of a unit: the gate whose rows of weight_ih (and bias_ih), and of weight_hh (and bias_hh), it adds
-// up. Gates count in the order of the weights' rows. Those with an x, and those with an h, stand side by side.
+// up. Gates count in the order of the weights' rows. `own` in the place of x: it is the unit's own number of x, no
+// product. Those with a product of x, and those with an h, stand side by side.
 struct Accumulator {
   int x, h;
 };
@@ -27,7 +29,7 @@ struct UnitWeight {
   bool after;
 };
 
-constexpr int most_states = 4, most_unit_weights = 3;
+constexpr int most_states = 4, most_carried = 1, most_unit_weights = 3;
 
 // A block of units of some rows at one step, as a cell's forward sees it. Lanes beyond `hidden` are dropped.
 template <class T> struct ForwardBlock {
@@ -37,33 +39,44 @@ template <class T> struct ForwardBlock {
   index z_stride;                       // numbers from row to row
   const T* const* before[most_states];  // a row's states (H,) before the step
   T* const* after[most_states];         // and after it
-  T* const* saved;                      // a row's (saved, H) for backward; null at inference
+  T* const* saved;                      // a row's values (·, H); null at inference
   const T* const* unit_weights;         // (H,) each
+  // Zoneout: among a row's values, the share of each state before that stays, and what the cell makes of it; or `none`.
+  int keep, fresh;
 };
 
 template <class T> struct BackwardBlock {
   index rows, vectors;
   index unit, hidden;
-  const T* dh;  // [row][vector][lane]: the whole gradient of state 0
+  const T* dh;  // [row][vector][lane]: the whole gradient of what the phase made: state 0, or an operand
   index dh_stride;
   const T* const* before[most_states];
   const T* const* after[most_states];
   const T* const* saved;
-  T* const* dstate[most_states];  // padded rows: the gradient of the states after (but 0) comes, of those before goes
-  T* const* whole[most_states];   // a row's whole gradient of the state after (H,), to be written; null: not wanted
-  T* dz;                          // [vector of all units][row, dz_rows in all][accumulator][lane]
+  // Padded rows: the gradient of the states after (but 0) comes, of those before goes; then what phases hand on.
+  T* const* dstate[most_states + most_carried];
+  T* const* whole[most_states];  // a row's whole gradient of the state after (H,), to be written; null: not wanted
+  T* dz;                         // [vector of all units][row, dz_rows in all][accumulator][lane]
   index dz_rows;
   const T* const* unit_weights;
+  int keep, fresh;
 };
 
-// A cell to the driver: its shape and two functions over blocks.
-template <class T> struct CellKernels {
-  const char* name;
+// A phase to the driver: what its products sum, and its equations over blocks.
+template <class T> struct CellPhase {
   std::vector<Accumulator> accumulators;
   std::vector<UnitWeight> unit_weights;
-  int gates, states, saved;
+  int operand;  // the saved value that its recurrent product reads, made by the phase before; `none`: h
   void (*forward)(const ForwardBlock<T>&);
   void (*backward)(const BackwardBlock<T>&);
+};
+
+// A cell to the driver.
+template <class T> struct CellKernels {
+  const char* name;
+  std::vector<CellPhase<T>> phases;
+  int gates, states, saved, carried;
+  std::array<T, most_states> initial;  // a state's value where a sequence starts anew
 };
 
 // Calls f(u, n) for each vector of units of a block: n is how many of its lanes are units, a constant but in the last.
@@ -74,10 +87,53 @@ template <class T, class Block, class F> void for_each_vector(const Block& block
   for (index u = whole; u < block.vectors; u++) f(u, static_cast<int>(block.hidden - block.unit - u * N));
 }
 
-template <class Cell, class T> void forward_block(const ForwardBlock<T>& block) {
+// ---- what a cell may leave out -------------------------------------------------------------------------------------
+
+// A cell of several phases names them; else it is its own only phase.
+template <class Cell, class = void> struct PhasesOf {
+  using type = std::tuple<Cell>;
+};
+template <class Cell> struct PhasesOf<Cell, std::void_t<typename Cell::Phases>> {
+  using type = typename Cell::Phases;
+};
+
+// Values that a later phase hands to an earlier one on the way back.
+template <class Cell, class = void> struct CarriedBy {
+  static constexpr int value = 0;
+};
+template <class Cell> struct CarriedBy<Cell, std::void_t<decltype(Cell::carried)>> {
+  static constexpr int value = Cell::carried;
+};
+
+// The saved values that a phase makes, a bit each; the others it may read.
+template <class Phase, class = void> struct SavedBy {
+  static constexpr unsigned value = ~0u;
+};
+template <class Phase> struct SavedBy<Phase, std::void_t<decltype(Phase::saves)>> {
+  static constexpr unsigned value = Phase::saves;
+};
+
+template <class Phase, class = void> struct OperandOf {
+  static constexpr int value = none;
+};
+template <class Phase> struct OperandOf<Phase, std::void_t<decltype(Phase::operand)>> {
+  static constexpr int value = Phase::operand;
+};
+
+template <class T, class Cell, class = void> struct InitialOf {
+  static constexpr std::array<T, most_states> value{};
+};
+template <class T, class Cell> struct InitialOf<T, Cell, std::void_t<decltype(Cell::template initial<T>)>> {
+  static constexpr std::array<T, most_states> value = Cell::template initial<T>;
+};
+
+// ---- blocks --------------------------------------------------------------------------------------------------------
+
+template <class Cell, class Phase, bool last, class T> void forward_block(const ForwardBlock<T>& block) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
-  constexpr int A = std::size(Cell::accumulators), S = Cell::states, K = Cell::saved, P = Cell::unit_weights.size();
+  constexpr int A = std::size(Phase::accumulators), S = Cell::states, K = Cell::saved, P = Phase::unit_weights.size();
+  constexpr unsigned saves = SavedBy<Phase>::value;
   const index hidden = block.hidden;
   for (index r = 0; r < block.rows; r++) {
     const T* z_row = block.z + r * block.z_stride;
@@ -85,62 +141,115 @@ template <class Cell, class T> void forward_block(const ForwardBlock<T>& block) 
     T* after_row[S];
     for (int k = 0; k < S; k++) before_row[k] = block.before[k][r] + block.unit;
     for (int k = 0; k < S; k++) after_row[k] = block.after[k][r] + block.unit;
-    T* saved_row = K > 0 && block.saved ? block.saved[r] + block.unit : nullptr;
+    T* saved_row = block.saved ? block.saved[r] + block.unit : nullptr;
     for_each_vector<T>(block, [&](index u, auto n) {
       V z[A], p[P + 1], before[S], after[S], saved[K + 1];
+      const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
       for (int k = 0; k < P; k++) p[k] = V::load_first(block.unit_weights[k] + block.unit + u * N, n);
       for (int a = 0; a < A; a++) z[a] = V::load(z_row + (a * block.vectors + u) * N);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
-      Cell::forward(z, p, before, after, saved);
-      for (int k = 0; k < S; k++) after[k].store_first(after_row[k] + u * N, n);
+      for (int k = 0; k < K; k++)
+        if (!(saves >> k & 1)) saved[k] = V::load_first(value(k), n);
+      Phase::forward(z, p, before, after, saved);
+      if constexpr (last) {
+        for (int k = 0; k < S; k++) {
+          if (block.keep != none) {
+            after[k].store_first(value(block.fresh + k), n);
+            const V keep = V::load_first(value(block.keep + k), n);
+            after[k] = fma(keep, before[k], (V(1) - keep) * after[k]);
+          }
+          after[k].store_first(after_row[k] + u * N, n);
+        }
+      }
       if (saved_row)
-        for (int k = 0; k < K; k++) saved[k].store_first(saved_row + k * hidden + u * N, n);
+        for (int k = 0; k < K; k++)
+          if (saves >> k & 1) saved[k].store_first(value(k), n);
     });
   }
 }
 
-template <class Cell, class T> void backward_block(const BackwardBlock<T>& block) {
+template <class Cell, class Phase, bool last, class T> void backward_block(const BackwardBlock<T>& block) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
-  constexpr int A = std::size(Cell::accumulators), S = Cell::states, K = Cell::saved, P = Cell::unit_weights.size();
+  constexpr int A = std::size(Phase::accumulators), S = Cell::states, K = Cell::saved, P = Phase::unit_weights.size();
+  constexpr int D = S + CarriedBy<Cell>::value;
   const index hidden = block.hidden, dz_step = block.dz_rows * A * N;
   for (index r = 0; r < block.rows; r++) {
     const T *before_row[S], *after_row[S], *dh_row = block.dh + r * block.dh_stride;
-    const T* saved_row = K > 0 ? block.saved[r] + block.unit : nullptr;
-    T *dstate_row[S], *dz_row = block.dz + (block.unit / N) * dz_step + r * A * N;
+    const T* saved_row = block.saved ? block.saved[r] + block.unit : nullptr;
+    T *dstate_row[D], *dz_row = block.dz + (block.unit / N) * dz_step + r * A * N;
     for (int k = 0; k < S; k++) {
       before_row[k] = block.before[k][r] + block.unit;
       after_row[k] = block.after[k][r] + block.unit;
-      dstate_row[k] = block.dstate[k][r] + block.unit;
     }
+    for (int k = 0; k < D; k++) dstate_row[k] = block.dstate[k][r] + block.unit;
     for_each_vector<T>(block, [&](index u, auto n) {
-      V saved[K + 1], p[P + 1], before[S], after[S], dafter[S], dz[A], dbefore[S];
+      V saved[K + 1], p[P + 1], before[S], after[S], dafter[S], dz[A], dbefore[D], kept[S];
+      const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
+      const auto tell = [&](int k) {
+        if (block.whole[k]) dafter[k].store_first(block.whole[k][r] + block.unit + u * N, n);
+      };
       for (int k = 0; k < P; k++) p[k] = V::load_first(block.unit_weights[k] + block.unit + u * N, n);
-      for (int k = 0; k < K; k++) saved[k] = V::load_first(saved_row + k * hidden + u * N, n);
+      for (int k = 0; k < K; k++) saved[k] = V::load_first(value(k), n);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
       for (int k = 0; k < S; k++) after[k] = V::load_first(after_row[k] + u * N, n);
       dafter[0] = V::load(dh_row + u * N);
       for (int k = 1; k < S; k++) dafter[k] = V::load(dstate_row[k] + u * N);
-      Cell::backward(saved, p, before, after, dafter, dz, dbefore);
-      for (int k = 0; k < S; k++)
-        if (block.whole[k]) dafter[k].store_first(block.whole[k][r] + block.unit + u * N, n);
-      for (int k = 0; k < S; k++) dbefore[k].store(dstate_row[k] + u * N);
+      if constexpr (!last) {
+        for (int k = 0; k < D; k++) dbefore[k] = V::load(dstate_row[k] + u * N);
+      } else if (block.keep != none) {
+        for (int k = 0; k < S; k++) {
+          tell(k);
+          const V keep = V::load_first(value(block.keep + k), n);
+          kept[k] = keep * dafter[k];
+          dafter[k] = (V(1) - keep) * dafter[k];
+          after[k] = V::load_first(value(block.fresh + k), n);
+        }
+      }
+      Phase::backward(saved, p, before, after, dafter, dz, dbefore);
+      if constexpr (last) {
+        for (int k = 0; k < S; k++) {
+          if (block.keep != none) {
+            dbefore[k] = dbefore[k] + kept[k];
+          } else {
+            tell(k);
+          }
+        }
+      }
+      for (int k = 0; k < D; k++) dbefore[k].store(dstate_row[k] + u * N);
       // Lanes past H stay as they were: zero, whatever an equation makes of padding.
       for (int a = 0; a < A; a++) dz[a].store_first(dz_row + u * dz_step + a * N, n);
     });
   }
 }
 
+// ---- descriptions --------------------------------------------------------------------------------------------------
+
+template <class T, class Cell, class Phase, bool last> CellPhase<T> describe_phase() {
+  static_assert(Phase::unit_weights.size() <= most_unit_weights);
+  return {{std::begin(Phase::accumulators), std::end(Phase::accumulators)},
+          {std::begin(Phase::unit_weights), std::end(Phase::unit_weights)},
+          OperandOf<Phase>::value,
+          forward_block<Cell, Phase, last, T>,
+          backward_block<Cell, Phase, last, T>};
+}
+
+template <class T, class Cell, class... Phases, std::size_t... I>
+std::vector<CellPhase<T>> describe_phases(std::tuple<Phases...>*, std::index_sequence<I...>) {
+  return {describe_phase<T, Cell, Phases, I + 1 == sizeof...(Phases)>()...};
+}
+
 template <class Cell, class T> CellKernels<T> describe() {
-  static_assert(Cell::states >= 1 && Cell::states <= most_states && Cell::unit_weights.size() <= most_unit_weights);
-  return {Cell::name,
-          {std::begin(Cell::accumulators), std::end(Cell::accumulators)},
-          {std::begin(Cell::unit_weights), std::end(Cell::unit_weights)},
-          Cell::gates,
-          Cell::states,
-          Cell::saved,
-          forward_block<Cell, T>,
-          backward_block<Cell, T>};
+  static_assert(Cell::states >= 1 && Cell::states <= most_states && CarriedBy<Cell>::value <= most_carried);
+  using Phases = typename PhasesOf<Cell>::type;
+  return {
+      Cell::name,
+      describe_phases<T, Cell>(static_cast<Phases*>(nullptr), std::make_index_sequence<std::tuple_size_v<Phases>>{}),
+      Cell::gates,
+      Cell::states,
+      Cell::saved,
+      CarriedBy<Cell>::value,
+      InitialOf<T, Cell>::value};
 }
 
 }  // namespace rnnfast

@@ -40,7 +40,7 @@ template <class T> class LinearForward {
   LinearForward(Sequence<const T> x, const T* weight, const T* bias, Sequence<T> y, Lengths lengths, int threads)
       : x_(x), y_(y), lengths_(lengths), rows_(x.steps, x.batch, lengths),
         threads_(threads_for(1.0 * rows_.count() * x.width * y.width, threads)), vectors_((y.width + N - 1) / N),
-        packed_(Feed{0, {0}}, y.width, x.width, panel_width(rows_.count())), bias_({vectors_, N}),
+        packed_({{0, none}}, {weight, x.width}, {}, y.width, panel_width(rows_.count())), bias_({vectors_, N}),
         pace_(2.0 * x.width * y.width), from_(static_cast<std::size_t>(rows_.count())) {
     bias_.fill(T(0));
     if (bias) std::copy_n(bias, y.width, bias_.get());
@@ -48,7 +48,7 @@ template <class T> class LinearForward {
     for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, block_, N}));
     parallel(threads_, [&](int thread, int count) {
       const Range own = share(blocks(), thread, count);
-      for (index j = own.begin; j < own.end; j++) packed_.pack(weight, j * block_, vectors_of(j));
+      for (index j = own.begin; j < own.end; j++) packed_.pack(j * block_, vectors_of(j));
     });
   }
 
@@ -80,8 +80,8 @@ template <class T> class LinearForward {
       const index n = even_part(rows.end - row, rows_in_cache);
       for (index j = blocks.begin; j < blocks.end; j++) {
         const index first = j * block_ * N, stride = vectors_of(j) * N, valid = std::min(stride, y_.width - first);
-        for (index i = 0; i < n; i++) std::copy_n(bias_.get() + first, stride, z + i * stride);
-        packed_.multiply_into(from_.data() + row, n, j * block_, vectors_of(j), z, stride);
+        packed_.multiply_into(from_.data() + row, nullptr, n, j * block_, vectors_of(j), Make::all, bias_.get() + first,
+                              z, stride);
         for (index i = 0; i < n; i++) std::copy_n(z + i * stride, valid, rows_.of(y_, row + i) + first);
       }
       row += n;
@@ -108,9 +108,9 @@ template <class T> class LinearBackward {
                  Lengths lengths, int threads)
       : x_(x), dy_(dy), dx_(dx), dweight_(dweight), dbias_(dbias), lengths_(lengths), rows_(x.steps, x.batch, lengths),
         threads_(threads_for(1.0 * rows_.count() * x.width * dy.width, threads)), vectors_((dy.width + N - 1) / N),
-        dz_({vectors_, dense_rows_a_chunk, N}), weight_gradient_(feed(), dy.width, x.width, dense_rows_a_chunk),
-        bias_gradient_(1, dy.width) {
-    if (dx_) to_input_ = PackedColumns<T>(feed(), dy.width, x.width, panel_width(rows_.count()));
+        dz_({vectors_, dense_rows_a_chunk, N}),
+        weight_gradient_(feed(), dy.width, {nullptr, x.width}, dense_rows_a_chunk), bias_gradient_(1, dy.width) {
+    if (dx_) to_input_ = PackedColumns<T>(feed(), {weight, x.width}, dy.width, panel_width(rows_.count()));
     if (dx_)
       for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, to_input_.columns(), N}));
     for (index row = 0; row < dense_rows_a_chunk; row++) dz_rows_.push_back(dz_.get() + row * N);
@@ -118,7 +118,7 @@ template <class T> class LinearBackward {
     parallel(threads_, [&](int thread, int count) {
       if (!dx_) return;
       const Range own = share(to_input_.blocks(), thread, count);
-      for (index j = own.begin; j < own.end; j++) to_input_.pack(weight, j);
+      for (index j = own.begin; j < own.end; j++) to_input_.pack(j);
     });
   }
 
@@ -138,10 +138,11 @@ template <class T> class LinearBackward {
 
   void run(index rows, int thread, int count) {
     const DzView<T> dz{dz_.get(), dense_rows_a_chunk, 1};
-    const Range vectors = share(vectors_, thread, count), columns = share(weight_gradient_.columns(), thread, count);
+    const Range vectors = share(vectors_, thread, count),
+                columns = share(weight_gradient_.all_columns(), thread, count);
     for (index v = vectors.begin; v < vectors.end; v++)
-      pack_rows([&](index row) { return rows_.of(dy_, row_ + row) + v * N; }, dy_.width - v * N, rows,
-                dz_.get() + v * dense_rows_a_chunk * N, N);
+      pack_rows<T>([&](index row) { return rows_.of(dy_, row_ + row) + v * N; }, dy_.width - v * N, rows,
+                   dz_.get() + v * dense_rows_a_chunk * N, N);
     weight_gradient_.pack(x_rows_.data(), rows, columns.begin, columns.end);
     barrier_.wait(count);
     if (dx_) input_gradient(share(rows, thread, count), z_[thread].get());
@@ -153,7 +154,8 @@ template <class T> class LinearBackward {
     const index stride = to_input_.columns() * N;
     for (index row = rows.begin; row < rows.end;) {
       const index n = even_part(rows.end - row, rows_in_cache);
-      to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, to_input_.all_blocks(), z, stride);
+      to_input_.multiply_into(dz_rows_.data() + row, n, dense_rows_a_chunk * N, to_input_.all_blocks(), false, z,
+                              stride);
       for (index i = 0; i < n; i++) std::copy_n(z + i * stride, dx_.width, rows_.of(dx_, row_ + row + i));
       row += n;
     }

@@ -102,6 +102,12 @@ template <class T> inline Vec<T> tanh(Vec<T> x) {
   return copy_sign(fma(power, m, one - power) / fnma(power, m, one + power), x);
 }
 
+// log σ(x) = min(x, 0) - log(1 + e^-|x|), to an absolute error of an ULP of 1: -inf at -inf, 0 at inf, NaN at NaN.
+template <class T> inline Vec<T> log_sigmoid(Vec<T> x) {
+  const Vec<T> e = exp(-abs(x));
+  return min(x, Vec<T>(T(0))) - Vec<T>(Eigen::internal::plog((Vec<T>(T(1)) + e).p));
+}
+
 // y[i] = f(x[i]) for i < n, f by its name, as the kernels see it.
 template <class T> inline void apply_math(const std::string& name, const T* x, T* y, index n) {
   Vec<T> (*f)(Vec<T>) = nullptr;

@@ -1,25 +1,23 @@
 // The forward driver: for every step, every row and every block of units
 //   z = b + W x + R h  (products)      states, saved = cell(z, states)      (see tile.h, cell.h)
-// for all cells, types, lengths, resets and directions.
+// for all cells, types, lengths, resets and directions. T is the type of the caller's arrays, E of what products take.
 #pragma once
 
 #include "packed_layer.h"
 
 namespace rnnfast {
 
-template <class T> class Forward {
+template <class T, class E> class Forward {
  public:
-  // `final`: (B, H) a state, written at the end.
+  // `final`: (B, ·) a state, written at the end.
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
-      : layer_(layer), final_(final), plan_(make_plan(layer, threads)),
-        packed_(layer.cell, layer.weights, plan_, plan_.rows),
+      : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
+        rows_(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1)),
         pace_(2.0 * layer.timeline.batch() * layer.cell.gates * layer.hidden() *
               (layer.weights.input + layer.hidden())) {
-    for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
-    parallel(plan_.threads, [&](int thread, int count) {
-      const auto [first, last] = share(packed_.blocks(), thread, count);
-      for (index j = first; j < last; j++) packed_.pack(j);
-    });
+    if (!layer.saved && layer.needs_values()) values_ = Buffer<T>({layer.timeline.batch(), layer.layout.size()});
+    for (int k = 0; k < plan_.threads; k++) make_worker();
+    parallel(plan_.threads, [&](int thread, int count) { packed_.pack({thread, count}); });
   }
 
   // Runs some steps; false when all is done.
@@ -41,74 +39,82 @@ template <class T> class Forward {
   static constexpr index N = Vec<T>::lanes;
 
   struct Worker {
-    explicit Worker(const Forward& f)
-        : rows(f.plan_.by_rows ? f.layer_.timeline.batch() : std::max<index>(f.plan_.rows, 1)),
-          pointers(rows, f.layer_.cell.states), x(static_cast<std::size_t>(rows * f.plan_.steps_ahead)),
-          z({f.z_rows(rows), f.packed_.accumulators(),
-             f.plan_.steps_ahead > 1 ? f.layer_.vectors() : f.packed_.most_vectors(), N}) {}
-    index rows;
-    RowPointers<T> pointers;
-    std::vector<const T*> x;
-    Buffer<T> z;
+    Desk<T, E> desk;
+    std::vector<const T*> x;       // of a chunk of steps
+    OperandRows<T, E> x_elements;  // of the same
+    std::vector<Buffer<T>> ahead;  // of each stage: z of a chunk of steps
   };
 
-  index z_rows(index rows) const {
-    return plan_.steps_ahead > 1 ? rows * plan_.steps_ahead : std::min(rows, rows_in_cache);
+  bool is_ahead() const { return plan_.steps_ahead > 1; }
+  index chunk_rows() const { return rows_ * plan_.steps_ahead; }
+
+  void make_worker() {
+    Worker worker{packed_.make_desk(rows_, is_ahead() ? 0 : rows_, layer_.operand_scale != nullptr), {}, {}, {}};
+    if (is_ahead()) {
+      worker.x.resize(static_cast<std::size_t>(chunk_rows()));
+      worker.x_elements = OperandRows<T, E>(chunk_rows(), layer_.weights.input);
+      for (index k = 0; k < packed_.stages(); k++)
+        worker.ahead.emplace_back(Buffer<T>({chunk_rows(), packed_[k].ahead_size()}));
+    }
+    workers_.push_back(std::move(worker));
   }
+
   void run(Worker& worker, index begin, index end, int thread, int count) {
     const Timeline& timeline = layer_.timeline;
-    const auto [first_row, last_row] = plan_.by_rows ? timeline.share_rows(thread, count) : Range{0, timeline.batch()};
-    const auto [first_block, last_block] =
-        plan_.by_rows ? Range{0, packed_.blocks()} : share(packed_.blocks(), thread, count);
+    const auto [first, last_row] = plan_.by_rows ? timeline.share_rows(thread, count) : Range{0, timeline.batch()};
+    const Crew crew{thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
+    index running = 0;  // rows at the step before, if the desk still points at it
+    if (!worker.desk.scale.empty())
+      for (index r = first; r < last_row; r++)
+        worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
     for (index s = begin; s < end;) {
       const index stop = std::min(s + plan_.steps_ahead, end);
       index row = 0;  // in the chunk
-      if (plan_.steps_ahead > 1) input_ahead(worker, s, stop, first_row, last_row, first_block, last_block);
+      if (is_ahead()) input_ahead(worker, s, stop, first, last_row, crew);
       for (; s < stop; s++) {
-        const index last = std::min(last_row, timeline.live(s));
-        if (first_row < last) step(worker, s, first_row, last, first_block, last_block, row);
-        row += std::max<index>(last - first_row, 0);
-        if (plan_.waits) barrier_.wait(count);
+        const index rows = std::max<index>(std::min(last_row, timeline.live(s)) - first, 0);
+        point(worker, s, first, rows, running);
+        running = rows;
+        step(worker, s, first, rows, crew, row);
+        row += rows;
       }
+    }
+  }
+
+  void point(Worker& worker, index s, index first, index rows, index running) {
+    if (rows && running >= rows && !layer_.timeline.has_resets()) {
+      worker.desk.rows.advance(layer_, rows);
+    } else {
+      worker.desk.rows.set(layer_, s, first, first + rows, values_.size() ? values_.get() : nullptr);
     }
   }
 
   // b + W x for all rows of a chunk of steps, before its recurrence.
-  void input_ahead(Worker& worker, index s, index stop, index first, index last_row, index first_block,
-                   index last_block) {
+  void input_ahead(Worker& worker, index s, index stop, index first, index last_row, const Crew& crew) {
     index rows = 0;
     for (; s < stop; s++)
-      for (index r = first; r < std::min(last_row, layer_.timeline.live(s)); r++) worker.x[rows++] = input_row(s, r);
-    for (index j = first_block; j < last_block; j++) packed_.start(j, worker.x.data(), rows, z_ahead(worker, j));
-  }
-
-  void step(Worker& worker, index s, index first, index last, index first_block, index last_block, index row) {
-    worker.pointers.set(layer_, s, first, last);
-    if (plan_.steps_ahead > 1) {
-      for (index j = first_block; j < last_block; j++)
-        end(worker, j, 0, last - first, z_ahead(worker, j) + row * packed_.z_stride(j));
-      return;
-    }
-    for (index r = first; r < last; r++) worker.x[r - first] = input_row(s, r);
-    for (index j = first_block; j < last_block; j++) {
-      for (index r = 0; r < last - first;) {
-        const index rows = even_part(last - first - r, rows_in_cache);
-        packed_.start(j, worker.x.data() + r, rows, worker.z.get());
-        end(worker, j, r, rows, worker.z.get());
-        r += rows;
-      }
+      for (index r = first; r < std::min(last_row, layer_.timeline.live(s)); r++)
+        worker.x[rows++] = layer_.input_at(s, r);
+    const E* const* x = worker.x_elements.of(worker.x.data(), rows, layer_.weights.input);
+    for (index k = 0; k < packed_.stages(); k++) {
+      const Range blocks = crew.blocks(packed_[k].blocks());
+      for (index j = blocks.begin; j < blocks.end; j++) packed_[k].start(j, x, rows, z_ahead(worker, k, j, 0));
     }
   }
-
-  void end(const Worker& worker, index j, index first, index rows, T* z) const {
-    packed_.end(j, worker.pointers, first, rows, static_cast<bool>(layer_.saved), z);
+  T* z_ahead(const Worker& worker, index k, index j, index row) const {
+    return worker.ahead[static_cast<std::size_t>(k)].get() +
+           packed_[k].vector_of(j) * packed_[k].stage().accumulators() * N * chunk_rows() +
+           row * packed_[k].z_stride(j);
   }
 
-  const T* input_row(index s, index r) const {
-    return layer_.x.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
-  }
-  T* z_ahead(const Worker& worker, index j) const {
-    return worker.z.get() + packed_.vector_of(j) * packed_.accumulators() * N * worker.rows * plan_.steps_ahead;
+  void step(Worker& worker, index s, index first, index rows, const Crew& crew, index row) {
+    const Timeline& timeline = layer_.timeline;
+    if (packed_.has_shares())
+      for (index i = 0; i < rows; i++)
+        packed_.draw_shares(timeline.begin() + timeline.time(s, first + i), timeline.batch_row(first + i), crew,
+                            worker.desk.rows.values()[i]);
+    packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
+                 [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
   }
 
   // Final states, and zeros past the lengths.
@@ -117,12 +123,13 @@ template <class T> class Forward {
       const Timeline& timeline = layer_.timeline;
       const auto [first, last] = share(timeline.batch(), thread, count);
       for (index r = first; r < last; r++) {
-        const index b = timeline.batch_row(r), length = timeline.length(r), hidden = layer_.hidden();
+        const index b = timeline.batch_row(r), length = timeline.length(r);
         for (int k = 0; k < layer_.cell.states; k++) {
-          T* to = final_[k] + b * hidden;
-          const T* initial = layer_.initial[k] ? layer_.initial[k] + b * hidden : layer_.zeros.get();
+          const index width = layer_.width(k);
+          T* to = final_[k] + b * width;
+          const T* initial = layer_.initial[k] ? layer_.initial[k] + b * width : layer_.fresh[k].get();
           const T* from = length ? layer_.after(k, length - 1, r) : initial;
-          if (from != to) std::copy_n(from, hidden, to);
+          if (from != to) std::copy_n(from, width, to);
           if (k == 0 || layer_.keeps_states) clear_past(layer_.states[k], b, length);
         }
         if (layer_.saved) clear_past(layer_.saved, b, length);
@@ -137,9 +144,11 @@ template <class T> class Forward {
   Layer<T>& layer_;
   std::array<T*, most_states> final_;
   Plan plan_;
-  PackedLayer<T> packed_;
+  PackedLayer<T, E> packed_;
+  index rows_;
   Pace pace_;
   std::vector<Worker> workers_;
+  Buffer<T> values_;  // of a step that keeps none for backward
   Barrier barrier_;
   index step_ = 0;
 };

@@ -7,13 +7,13 @@
 
 namespace rnnfast {
 
-// dz of a chunk of rows: [vector of units][row][accumulator][lane], `rows` rows in all.
-template <class T> struct DzView {
-  const T* data;
+// dz of a chunk of rows: [vector of units][row][accumulator][lane], `rows` rows in all. Of pairs, a row holds two.
+template <class E> struct DzView {
+  const E* data;
   index rows, accumulators;
 
-  index row_stride() const { return accumulators * Vec<T>::lanes; }
-  const T* at(index v, index row) const { return data + (v * rows + row) * row_stride(); }
+  index row_stride() const { return accumulators * Vec<SumOf<E>>::lanes; }
+  const E* at(index v, index row) const { return data + (v * rows + row) * row_stride(); }
 };
 
 // How a sum and the caller's array meet. At the end it is added; a sum that goes on in the next call is handed over as
@@ -28,56 +28,67 @@ struct TakeUp {
   template <class T> void operator()(T& caller, T& sum) const { sum = caller; }
 };
 
-template <class T> class WeightGradient {
+template <class E> class WeightGradient {
+  using T = SumOf<E>;
+
  public:
   WeightGradient() = default;
-  WeightGradient(Feed feed, index hidden, index features, index most_rows)
-      : feed_(std::move(feed)), hidden_(hidden), features_(features),
-        sum_({(hidden + N - 1) / N, feed_.count() * N, columns(), N}), operand_({columns(), N, most_rows}) {
+  // Of a matrix (G H, columns) that meets an operand of groups · columns numbers.
+  WeightGradient(Feed feed, index hidden, Matrix<T> matrix, index most_rows)
+      : feed_(std::move(feed)), hidden_(hidden), features_(matrix.columns), groups_(matrix.groups),
+        group_vectors_(ceil_div(hidden / matrix.groups, N)),
+        sum_({ceil_div(hidden, N), feed_.count() * N, columns(), N}), operand_({groups_, columns(), N, most_rows}) {
     sum_.fill(T(0));
   }
 
-  index columns() const { return (features_ + N - 1) / N; }
+  index all_columns() const { return groups_ * columns(); }
+  index rows() const { return feed_.count() * hidden_; }
 
-  // Packs columns [first, last) of v for a chunk of rows.
+  // Packs columns [first, last) of v for a chunk of rows; of pairs, rows 2k and 2k + 1 make the k-th.
   void pack(const T* const* v, index row_count, index first, index last) {
-    for_each_column<T>(columns(), width, row_count, [&](index c, index offset, index stride) {
-      if (c < first || c >= last) return;
-      pack_rows([&](index k) { return v[k] + c * N; }, features_ - c * N, row_count, operand_.get() + offset, stride);
-    });
+    for (index g = 0; g < groups_; g++)
+      for_each_column<E>(columns(), width, row_count, [&](index c, index offset, index stride) {
+        if (g * columns() + c < first || g * columns() + c >= last) return;
+        const index feature = g * features_ + c * N;
+        pack_rows<E>([&](index k) { return v[k] ? v[k] + feature : nullptr; }, features_ - c * N, row_count,
+                     operand(g, row_count) + offset, stride);
+      });
   }
 
   // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for vectors [first, last) of units.
   // Columns go in groups whose packed rows stay in the level-2 cache while dz passes by.
-  void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
+  void add(const DzView<E>& dz, index first_row, index row_count, index first, index last) const {
     const index most =
-        std::max(width, bytes_of_group / (static_cast<index>(sizeof(T)) * N * std::max<index>(row_count, 1)));
+        std::max(width, bytes_in_cache / (static_cast<index>(sizeof(E)) * N * std::max<index>(row_count, 1)));
     for (index begin = 0, end; begin < columns(); begin = end) {
       end = begin;
       while (end < columns() && end - begin < most) end += panel_at(end);
-      for (index v = first; v < last; v++)
+      for (index v = first; v < last; v++) {
+        const E* packed = operand(v / group_vectors_, row_count);
         for (index done = 0; done < row_count; done += rows_at_once) {
           const index rows = std::min(rows_at_once, row_count - done);
           for (index c = begin; c < end; c += panel_at(c))
-            add_panel(dz, v, first_row + done, rows, operand_.get() + (c * row_count + done * panel_at(c)) * N, c,
-                      panel_at(c));
+            add_panel(dz, v, first_row + done, rows, packed + (c * row_count + done * panel_at(c)) * N, c, panel_at(c));
         }
-    }
-  }
-
-  // meet(dW[row, f], its sum) for rows [first, last) of (G H): see SumsMeet.
-  template <class Meet> void exchange(T* dweights, index first, index last, Meet meet) const {
-    for (index row = first; row < last; row++) {
-      const index i = row / hidden_, unit = row % hidden_;
-      T* weight = dweights + (feed_.gates[i] * hidden_ + unit) * features_;
-      for (index c = 0; c < columns(); c += panel_at(c)) {
-        T* of_panel = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N;
-        const index end = std::min((c + panel_at(c)) * N, features_);
-        for (index f = c * N; f < end; f++) meet(weight[f], *of_panel++);
       }
     }
   }
-  index rows() const { return feed_.count() * hidden_; }
+
+  // meet(dW[row, f], its sum) for rows [first, last) of (G H), `meet` one of the above. A row of the caller's may have
+  // only a part of a group's columns, `row_columns` of them: those of the unit's own head.
+  template <class Meet> void exchange(T* dweights, index first, index last, Meet meet, index row_columns = 0) const {
+    if (row_columns == 0) row_columns = features_;
+    for (index row = first; row < last; row++) {
+      const index i = row / hidden_, unit = row % hidden_;
+      T* weight = dweights + (feed_.gates[static_cast<std::size_t>(i)] * hidden_ + unit) * row_columns;
+      const index begin = groups_ == 1 && row_columns == features_ ? 0 : unit % features_ / row_columns * row_columns;
+      for (index c = 0; c < columns(); c += panel_at(c)) {
+        T* of_panel = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N - c * N;
+        const index end = std::min((c + panel_at(c)) * N, begin + row_columns);
+        for (index f = std::max(c * N, begin); f < end; f++) meet(weight[f - begin], of_panel[f]);
+      }
+    }
+  }
 
  private:
   static constexpr index N = Vec<T>::lanes;
@@ -86,32 +97,36 @@ template <class T> class WeightGradient {
   static constexpr index width = std::min(sums_in_registers / tile_rows, most_width);
   // Rows whose dz and operand panel share the level-1 cache.
   static constexpr index rows_at_once = 128;
-  static constexpr index bytes_of_group = 192 * 1024;
+  static constexpr index bytes_in_cache = 192 * 1024;
 
+  index columns() const { return ceil_div(features_, N); }  // vectors, of a group
   index panel_at(index c) const { return even_part(columns() - c, width); }
+  E* operand(index g, index row_count) const { return operand_.get() + g * columns() * N * row_count; }
   // The sums of a vector of units and a panel of columns lie together: [accumulator][lane][column], padding and all.
   T* sum(index v, index c) const { return sum_.get() + (v * columns() + c) * feed_.count() * N * N; }
 
-  void add_panel(const DzView<T>& dz, index v, index row, index rows, const T* panel, index c, index w) const {
+  void add_panel(const DzView<E>& dz, index v, index row, index rows, const E* panel, index c, index w) const {
     const Walk walk{rows, dz.row_stride()};
-    const T* from = dz.at(v, row) + feed_.first * N;
+    const E* from = dz.at(v, row) + feed_.first * N;
     T* to = sum(v, c);
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
-      const T* pointers[tile_rows];
+      const E* pointers[tile_rows];
       for (int k = 0; k < tile_rows; k++) pointers[k] = from + lane + k;
       T* sums = to + lane * w * N;
-      tile_for<T>(tile_rows, static_cast<int>(w))(pointers, walk, panel, sums, w * N, next_sums(sums, w, walk));
+      tile_for<E>(tile_rows, static_cast<int>(w))(Parts<E>(pointers, walk), 0, panel, {sums, w * N}, sums, w * N,
+                                                  next_sums(sums, w, rows));
     }
   }
 
-  static Ahead next_sums(const T* sums, index w, const Walk& walk) {
+  static Ahead next_sums(const T* sums, index w, index rows) {
     const index size = tile_rows * w * N;
-    return {reinterpret_cast<const char*>(sums + size), stride_ahead(size * static_cast<index>(sizeof(T)), walk)};
+    return {reinterpret_cast<const char*>(sums + size), stride_ahead(size * static_cast<index>(sizeof(T)), rows)};
   }
 
   Feed feed_;
-  index hidden_ = 0, features_ = 0;
-  Buffer<T> sum_, operand_;
+  index hidden_ = 0, features_ = 0, groups_ = 1, group_vectors_ = 1;
+  Buffer<T> sum_;
+  Buffer<E> operand_;
 };
 
 // The gradients of the biases: dz summed over rows in the same order, an accumulator each.

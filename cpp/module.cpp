@@ -42,6 +42,9 @@ PYBIND11_MODULE(RNNFAST_MODULE, m) {
   m.def("openmp", rnnfast::has_openmp);
   m.def("build_info", rnnfast::build_info);
   m.def("empty_bytes", rnnfast::empty_bytes, rnnfast::py::arg("count"));
-  rnnfast::bind_recurrence(m);
+  rnnfast::bind_forward(m);
+  rnnfast::bind_backward(m);
+  rnnfast::bind_stream(m);
+  rnnfast::bind_linear(m);
   rnnfast::bind_heads(m);
 }

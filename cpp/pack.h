@@ -9,8 +9,8 @@
 namespace rnnfast {
 
 // Calls f(c, offset, stride) for each vector column of a block: its k-th vector lies at offset + k * stride.
-template <class T, class F> void for_each_column(index columns, index width, index length, F f) {
-  constexpr index N = Vec<T>::lanes;
+template <class E, class F> void for_each_column(index columns, index width, index length, F f) {
+  constexpr index N = Vec<SumOf<E>>::lanes;
   for (index c = 0; c < columns;) {
     const index w = even_part(columns - c, width);
     for (index i = 0; i < w; i++) f(c + i, (c * length + i) * N, w * N);
@@ -18,30 +18,59 @@ template <class T, class F> void for_each_column(index columns, index width, ind
   }
 }
 
-// to[k * stride + lane] = from[lane * from_stride + k] for the `valid` first lanes; the others zero.
-template <class T>
-void pack_transposed(const T* from, index from_stride, index valid, index length, T* to, index stride) {
-  constexpr int N = Vec<T>::lanes;
+// to[k * stride + lane] = element k of row `lane` of a matrix, for the `valid` first lanes; the others zero. A row has
+// `length` numbers.
+template <class E>
+void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index length, E* to, index stride) {
+  using T = SumOf<E>;
+  using Lanes = Vec<T>;  // of elements' bits: moved, never computed with
+  constexpr int N = Lanes::lanes;
+  static_assert(sizeof(E) == sizeof(T));
+  const index whole = length / Arithmetic<E>::numbers, count = elements<E>(length);
   index k = 0;
   if (valid >= N) {
-    for (; k + N <= length; k += N) {
-      Eigen::internal::PacketBlock<typename Vec<T>::Packet, N> block;
-      for (int lane = 0; lane < N; lane++) block.packet[lane] = Vec<T>::load(from + lane * from_stride + k).p;
+    for (; k + N <= whole; k += N) {
+      Eigen::internal::PacketBlock<typename Lanes::Packet, N> block;
+      for (int lane = 0; lane < N; lane++) {
+        const T* row = from + lane * from_stride + k * Arithmetic<E>::numbers;
+        if constexpr (Arithmetic<E>::numbers == 1) {
+          block.packet[lane] = Lanes::load(row).p;
+        } else {
+          alignas(64) E pairs[N];
+          to_elements<E>(row, N * Arithmetic<E>::numbers, pairs);
+          block.packet[lane] = Lanes::load(reinterpret_cast<const T*>(pairs)).p;
+        }
+      }
       Eigen::internal::ptranspose(block);
-      for (int i = 0; i < N; i++) Vec<T>(block.packet[i]).store(to + (k + i) * stride);
+      for (int i = 0; i < N; i++) Lanes(block.packet[i]).store(reinterpret_cast<T*>(to + (k + i) * stride));
     }
   }
-  for (; k < length; k++)
-    for (index lane = 0; lane < N; lane++) to[k * stride + lane] = lane < valid ? from[lane * from_stride + k] : T(0);
+  for (; k < count; k++)
+    for (index lane = 0; lane < N; lane++)
+      to[k * stride + lane] = lane < valid ? element<E>(from + lane * from_stride, length, k) : E{};
 }
 
-// to[k * stride + lane] = row(k)[lane] for the `valid` first lanes; the others zero. A null row is all zeros.
-template <class T, class Row> void pack_rows(Row row, index valid, index length, T* to, index stride) {
+// to[k * stride + lane] = row(k)[lane] for the `valid` first lanes; the others zero. A null row is all zeros. A pair
+// takes its terms from rows 2k and 2k + 1.
+template <class E, class Row> void pack_rows(Row row, index valid, index length, E* to, index stride) {
+  using T = SumOf<E>;
   constexpr int N = Vec<T>::lanes;
   const int n = static_cast<int>(valid < N ? valid : N);
-  for (index k = 0; k < length; k++) {
-    const T* from = row(k);
-    (from ? Vec<T>::load_first(from, n) : Vec<T>(T(0))).store(to + k * stride);
+  if constexpr (Arithmetic<E>::numbers == 1) {
+    for (index k = 0; k < length; k++) {
+      const T* from = row(k);
+      (from ? Vec<T>::load_first(from, n) : Vec<T>(T(0))).store(to + k * stride);
+    }
+  } else {
+    static constexpr T zeros[N] = {};
+    for (index k = 0; k < length; k++) {
+      const T *even = row(2 * k), *odd = row(2 * k + 1);
+      if (!even) even = zeros;
+      if (!odd) odd = zeros;
+      E* at = to + k * stride;
+      for (int lane = 0; lane < n; lane++) at[lane] = make_pair(even[lane], odd[lane]);
+      for (int lane = n; lane < N; lane++) at[lane] = E{};
+    }
   }
 }
 

@@ -1,81 +1,339 @@
-// A layer as forward computes it: weights packed once, and for a block of units b + W x, then + R h and the cell. What
-// a whole sequence and a stream of single steps share, so that they agree to the bit.
+// A layer as forward computes it: the weights of its stages, packed once, and a step of some rows. What a whole
+// sequence and a stream of single steps share, so that they agree to the bit.
 #pragma once
 
+#include "normalize.h"
 #include "plan.h"
-#include "weights.h"
+#include "zoneout.h"
 
 namespace rnnfast {
 
-template <class T> class PackedLayer {
- public:
-  // Nothing is packed yet: that is shared among threads, block by block.
-  PackedLayer(const CellKernels<T>& cell, const Weights<T>& weights, const Plan& plan, index rows)
-      : cell_(cell), weights_(weights), accumulators_(static_cast<index>(cell.accumulators.size())),
-        vectors_((weights.hidden + N - 1) / N), unit_vectors_(unit_vectors(plan, rows)),
-        input_(feed_of(cell.accumulators, &Accumulator::x), weights.hidden, weights.input,
-               plan.steps_ahead > 1 ? panel_width(0) : plan.width),
-        recurrent_(feed_of(cell.accumulators, &Accumulator::h), weights.hidden, weights.hidden, plan.width),
-        bias_({accumulators_, vectors_, N}) {}
+// The units and threads of a step: a thread's part of the blocks of each stage, and where it waits for the others.
+struct Crew {
+  int thread = 0, count = 1;
+  bool by_units = false;
+  Barrier* barrier = nullptr;  // after each stage, or null
 
-  const CellKernels<T>& cell() const { return cell_; }
-  index accumulators() const { return accumulators_; }
-  index blocks() const { return ceil_div(vectors_, unit_vectors_); }
-  index vector_of(index j) const { return j * unit_vectors_; }
-  index vectors_of(index j) const { return std::min(unit_vectors_, vectors_ - vector_of(j)); }
-  index most_vectors() const { return unit_vectors_; }
+  Range blocks(index all) const { return by_units ? share(all, thread, count) : Range{0, all}; }
+  void wait() const {
+    if (barrier) barrier->wait(count);
+  }
+};
+
+// The numbers of a stage's operand as the products take them: where they lie, or as elements of another type.
+template <class T, class E> class OperandRows {
+ public:
+  OperandRows() = default;
+  OperandRows(index rows, index numbers) : stride_(elements<E>(numbers)), at_(static_cast<std::size_t>(rows)) {
+    if constexpr (!std::is_same_v<T, E>) make_room();
+  }
+
+  // scale: a row of factors for each, or null.
+  const E* const* of(const T* const* from, index rows, index numbers, const T* const* scale = nullptr) {
+    if constexpr (std::is_same_v<T, E>) {
+      if (!scale) return from;
+      make_room();
+    }
+    for (index r = 0; r < rows; r++) {
+      E* to = data_.get() + r * stride_;
+      at_[static_cast<std::size_t>(r)] = to;
+      if (!scale) {
+        to_elements<E>(from[r], numbers, to);
+      } else if constexpr (std::is_same_v<T, E>) {
+        for (index k = 0; k < numbers; k++) to[k] = from[r][k] * scale[r][k];
+      } else {
+        for (index k = 0; k < numbers; k++) scaled_[k] = from[r][k] * scale[r][k];
+        to_elements<E>(scaled_.get(), numbers, to);
+      }
+    }
+    return at_.data();
+  }
+  // Room for scaled rows; called where memory may be taken.
+  void make_room(bool scales = false) {
+    if (data_.size() == 0) data_ = Buffer<E>({static_cast<index>(at_.size()), std::max<index>(stride_, 1)});
+    if (scales) scaled_ = Buffer<T>({std::max<index>(stride_, 1) * Arithmetic<E>::numbers});
+  }
+
+ private:
+  index stride_ = 0;
+  std::vector<const E*> at_;
+  Buffer<E> data_;
+  Buffer<T> scaled_;
+};
+
+template <class T, class E> class PackedStage {
+ public:
+  PackedStage(const Stage<T>& stage, const Layer<T>& layer, const Plan& plan, index rows)
+      : stage_(stage), normed_(stage.normal != none), norms_(layer.weights.norms),
+        unit_weights_(layer.weights.of_units.data() + stage.unit_weight), layout_(layer.layout),
+        packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
+        bias_({stage.accumulators(), stage.vectors(), N}) {
+    const index block = unit_vectors(plan, rows), group = ceil_div(stage.units / stage.recurrent.groups, N);
+    for (index g = 0; g < stage.vectors(); g += group)
+      for (index v = g; v < std::min(g + group, stage.vectors()); v += block)
+        blocks_.push_back({v, std::min({v + block, g + group, stage.vectors()})});
+    reads_operand_ = !stage.recurrent_feed().gates.empty();
+    for (const auto& [begin, end] : blocks_) most_vectors_ = std::max(most_vectors_, end - begin);
+    if (!normed_) return;
+    zeros_ = Buffer<T>({static_cast<index>(stage.sums.size()), most_vectors_, N});
+    zeros_.fill(T(0));
+    gains_ = Buffer<T>({stage.accumulators(), stage.vectors(), 2, N});
+  }
+
+  const Stage<T>& stage() const { return stage_; }
+  bool reads_operand() const { return reads_operand_; }
+  index blocks() const { return static_cast<index>(blocks_.size()); }
+  index vector_of(index j) const { return blocks_[static_cast<std::size_t>(j)].begin; }
+  index vectors_of(index j) const { return blocks_[static_cast<std::size_t>(j)].end - vector_of(j); }
+  index most_vectors() const { return most_vectors_; }
   // Numbers from row to row of the block's pre-activations: [accumulator][vector][lane].
-  index z_stride(index j) const { return accumulators_ * vectors_of(j) * N; }
+  index z_stride(index j) const { return stage_.accumulators() * vectors_of(j) * N; }
+  // Numbers a row has in the two buffers of run(), and the whole row's ahead.
+  index z_size() const { return stage_.accumulators() * most_vectors_ * N; }
+  index parts_size() const { return normed_ ? static_cast<index>(stage_.sums.size()) * stage_.vectors() * N : 0; }
+  index ahead_size() const { return stage_.accumulators() * stage_.vectors() * N; }
 
   void pack(index j) {
-    const index v = vector_of(j), vectors = vectors_of(j), hidden = weights_.hidden;
-    input_.pack(weights_.ih, v, vectors);
-    recurrent_.pack(weights_.hh, v, vectors);
-    for (index a = 0; a < accumulators_; a++) {
-      const auto [x, h] = cell_.accumulators[a];
+    const index v = vector_of(j), vectors = vectors_of(j), units = stage_.units;
+    packed_.pack(v, vectors);
+    for (index a = 0; a < stage_.accumulators(); a++) {
+      const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
       for (index lane = 0; lane < vectors * N; lane++) {
         const index unit = v * N + lane;
         T sum = 0;
-        if (unit < hidden && x != none && weights_.bias_ih) sum = weights_.bias_ih[x * hidden + unit];
-        if (unit < hidden && h != none && weights_.bias_hh) sum += weights_.bias_hh[h * hidden + unit];
-        bias_[v * accumulators_ * N + a * vectors * N + lane] = sum;
+        if (unit < units && x >= 0 && stage_.bias_ih) sum = stage_.bias_ih[x * units + unit];
+        if (unit < units && h >= 0 && stage_.bias_hh) sum += stage_.bias_hh[h * units + unit];
+        if (unit < units && normed_ && x >= 0 && norms_.ih_bias) sum += norms_.ih_bias[x * units + unit];
+        if (unit < units && normed_ && h >= 0 && norms_.hh_bias) sum += norms_.hh_bias[h * units + unit];
+        bias_[v * stage_.accumulators() * N + a * vectors * N + lane] = sum;
+        if (!normed_) continue;
+        T* gains = gains_.get() + (a * stage_.vectors() + unit / N) * 2 * N + unit % N;
+        gains[0] = unit < units && x >= 0 ? norms_.ih_weight[x * units + unit] : T(0);
+        gains[N] = unit < units && h >= 0 ? norms_.hh_weight[h * units + unit] : T(0);
       }
     }
   }
 
-  // z = b + W x for a block of units of some rows.
-  void start(index j, const T* const* x, index rows, T* z) const {
-    const index stride = z_stride(j);
-    const T* bias = bias_.get() + vector_of(j) * accumulators_ * N;
-    for (index r = 0; r < rows; r++) std::copy_n(bias, stride, z + r * stride);
-    input_.multiply_into(x, rows, vector_of(j), vectors_of(j), z, stride);
+  // z = b + W x of a block, for some rows of x.
+  void start(index j, const E* const* x, index rows, T* z) const {
+    packed_.multiply_into(x, nullptr, rows, vector_of(j), vectors_of(j), Make::input, bias_of(j), z, z_stride(j));
   }
 
-  // z += R h, then the states after; of rows [first, first + rows) of what the pointers show.
-  void end(index j, const RowPointers<T>& pointers, index first, index rows, bool saves, T* z) const {
-    recurrent_.multiply_into(pointers.before(0) + first, rows, vector_of(j), vectors_of(j), z, z_stride(j));
-    ForwardBlock<T> block{rows, vectors_of(j), vector_of(j) * N,        weights_.hidden, z, z_stride(j), {},
-                          {},   nullptr,       weights_.of_units.data()};
-    for (int k = 0; k < cell_.states; k++)
-      block.before[k] = pointers.before(k) + first, block.after[k] = pointers.after(k) + first;
-    if (saves) block.saved = pointers.saved() + first;
-    cell_.forward(block);
+  // The cell of `rows` rows of the desk from `first` on, for some blocks. `ahead`: gives a block's z with W x in it, or
+  // null.
+  template <class Ahead> void run(StepRows<T>& desk, index first, index rows, Range blocks, const E* const* x,
+                                  const E* const* operand, bool saves, T* z, T* parts, Ahead ahead) const {
+    if (normed_) sum_parts(desk, first, rows, x, operand, saves, parts);
+    for (index j = blocks.begin; j < blocks.end; j++) {
+      T* of_block = z;
+      if (normed_) {
+        combine(j, rows, parts, z);
+      } else if (T* made = ahead(j)) {
+        of_block = made;
+        packed_.multiply_into(nullptr, operand, rows, vector_of(j), vectors_of(j), Make::recurrent, nullptr, made,
+                              z_stride(j));
+      } else {
+        packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, bias_of(j), z, z_stride(j));
+      }
+      take_own_inputs(desk, first, rows, j, of_block);
+      run_cell(desk, first, rows, j, saves, of_block);
+    }
   }
 
  private:
   static constexpr index N = Vec<T>::lanes;
 
+  const T* bias_of(index j) const { return bias_.get() + vector_of(j) * stage_.accumulators() * N; }
+
   index unit_vectors(const Plan& plan, index rows) const {
-    const index row_bytes = accumulators_ * N * static_cast<index>(sizeof(T));
-    return plan.unit_vectors(feed_of(cell_.accumulators, &Accumulator::x).count(),
-                             bytes_in_cache / (std::clamp<index>(rows, 1, rows_in_cache) * row_bytes));
+    const index row_bytes = stage_.accumulators() * N * static_cast<index>(sizeof(T));
+    return plan.unit_vectors(packed_, bytes_in_cache / (std::clamp<index>(rows, 1, rows_in_cache) * row_bytes),
+                             stage_.vectors());
   }
 
-  const CellKernels<T>& cell_;
-  Weights<T> weights_;  // of the caller: but for those of units, read by pack() only
-  index accumulators_, vectors_, unit_vectors_;
-  PackedRows<T> input_, recurrent_;
-  Buffer<T> bias_;
+  // Pre-activations that are numbers of x themselves.
+  void take_own_inputs(StepRows<T>& desk, index first, index rows, index j, T* z) const {
+    const index unit = vector_of(j) * N, vectors = vectors_of(j), valid = std::min(vectors * N, stage_.units - unit);
+    for (index a = 0; a < stage_.accumulators(); a++) {
+      if (stage_.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
+      for (index r = 0; r < rows; r++)
+        std::copy_n(desk.x()[first + r] + unit, valid, z + r * z_stride(j) + a * vectors * N);
+    }
+  }
+
+  // x̂ of each part of each gate of whole rows: [row][part][vector][lane].
+  void sum_parts(StepRows<T>& desk, index first, index rows, const E* const* x, const E* const* operand, bool saves,
+                 T* parts) const {
+    const index vectors = stage_.vectors(), count = static_cast<index>(stage_.sums.size()), stride = parts_size();
+    for (index j = 0; j < blocks(); j++) {
+      T* z = parts;  // a block's columns stand side by side only within the block: sum it there, then spread it
+      const index width = vectors_of(j) * N;
+      packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, zeros_.get(),
+                            scratch(parts, rows), count * width);
+      for (index r = 0; r < rows; r++)
+        for (index q = 0; q < count; q++)
+          std::copy_n(scratch(parts, rows) + (r * count + q) * width, width,
+                      z + r * stride + (q * vectors + vector_of(j)) * N);
+    }
+    for (index r = 0; r < rows; r++)
+      for (index q = 0; q < count; q++) {
+        T* part = parts + r * stride + q * vectors * N;
+        const T scale = normalize(part, stage_.units, N);
+        if (!saves) continue;
+        T* values = desk.values()[first + r];
+        std::copy_n(part, stage_.units, values + (stage_.normal + q) * layout_.hidden);
+        values[layout_.values * layout_.hidden + stage_.normal - layout_.normal + q] = scale;
+      }
+  }
+  T* scratch(T* parts, index rows) const { return parts + rows * parts_size(); }
+
+  // z = b + γ x̂ of the parts of each accumulator.
+  void combine(index j, index rows, const T* parts, T* z) const {
+    using V = Vec<T>;
+    const index vectors = vectors_of(j), all = stage_.vectors();
+    for (index a = 0; a < stage_.accumulators(); a++) {
+      const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
+      for (index u = 0; u < vectors; u++) {
+        const index v = vector_of(j) + u;
+        const V bias = V::load(bias_of(j) + (a * vectors + u) * N);
+        const T* gains = gains_.get() + (a * all + v) * 2 * N;
+        const V of_x = V::load(gains), of_h = V::load(gains + N);
+        for (index r = 0; r < rows; r++) {
+          const T* row = parts + r * parts_size() + v * N;
+          V sum = bias;
+          if (x >= 0) sum = fma(of_x, V::load(row + part_of(x, none) * all * N), sum);
+          if (h >= 0) sum = fma(of_h, V::load(row + part_of(none, h) * all * N), sum);
+          sum.store(z + r * z_stride(j) + (a * vectors + u) * N);
+        }
+      }
+    }
+  }
+  index part_of(int x, int h) const {
+    index q = 0;
+    while (stage_.sums[static_cast<std::size_t>(q)].x != x || stage_.sums[static_cast<std::size_t>(q)].h != h) q++;
+    return q;
+  }
+
+  void run_cell(StepRows<T>& desk, index first, index rows, index j, bool saves, const T* z) const {
+    ForwardBlock<T> block{};
+    block.rows = rows, block.vectors = vectors_of(j), block.unit = vector_of(j) * N, block.hidden = stage_.units;
+    block.z = z, block.z_stride = z_stride(j), block.unit_weights = unit_weights_;
+    for (int k = 0; k < desk.states(); k++)
+      block.before[k] = desk.before(k) + first, block.after[k] = desk.after(k) + first;
+    if (stage_.output != none) {
+      block.after[0] = desk.output(stage_.output, layout_.hidden, first + rows) + first;
+      block.before[0] = block.after[0];  // h is of another width; no cell that is projected reads it but by a product
+    }
+    if (saves) block.saved = desk.values() + first;
+    block.keep = stage_.last ? layout_.keep : none, block.fresh = layout_.fresh;
+    stage_.phase->forward(block);
+  }
+
+  Stage<T> stage_;
+  bool normed_;
+  Norms<T> norms_;
+  const T* const* unit_weights_;
+  SavedLayout layout_;
+  PackedRows<E> packed_;
+  Buffer<T> bias_, zeros_, gains_;  // gains: [accumulator][vector][of x, of the operand][lane]
+  std::vector<Range> blocks_;
+  index most_vectors_ = 1;
+  bool reads_operand_;
+};
+
+// What a thread works on: its rows, their operands, and room for pre-activations.
+template <class T, class E> struct Desk {
+  StepRows<T> rows;
+  OperandRows<T, E> x, operand;
+  std::vector<const T*> scale;  // of the rows: factors of h, or empty
+  Buffer<T> z, parts;
+};
+
+template <class T, class E> class PackedLayer {
+ public:
+  // Nothing is packed yet: that is shared among threads, block by block.
+  PackedLayer(const Layer<T>& layer, const Plan& plan, index rows)
+      : hidden_(layer.hidden()), output_(layer.weights.output), input_(layer.weights.input),
+        needs_values_(layer.needs_values()), shares_(layer.zoneout, layer.cell.states), layout_(layer.layout),
+        states_(layer.cell.states) {
+    for (const Stage<T>& stage : layer.stages()) stages_.emplace_back(stage, layer, plan, rows);
+  }
+
+  index stages() const { return static_cast<index>(stages_.size()); }
+  const PackedStage<T, E>& operator[](index k) const { return stages_[static_cast<std::size_t>(k)]; }
+
+  void pack(const Crew& crew) {
+    for (PackedStage<T, E>& stage : stages_) {
+      const Range own = share(stage.blocks(), crew.thread, crew.count);
+      for (index j = own.begin; j < own.end; j++) stage.pack(j);
+    }
+  }
+
+  // Room for so many rows, which are dropped as `scale` says if there is one.
+  Desk<T, E> make_desk(index rows, index x_rows, bool scaled) const {
+    Desk<T, E> desk;
+    desk.rows = StepRows<T>(rows, states_);
+    desk.x = OperandRows<T, E>(x_rows, input_);
+    desk.operand = OperandRows<T, E>(rows, std::max(hidden_, output_));
+    if (scaled) desk.scale.resize(static_cast<std::size_t>(rows)), desk.operand.make_room(true);
+    index z = 0, parts = 0;
+    for (const PackedStage<T, E>& stage : stages_) {
+      z = std::max(z, stage.z_size());
+      parts = std::max(parts, 2 * stage.parts_size());
+    }
+    const index together = std::min(rows, rows_in_cache);
+    desk.z = Buffer<T>({together, z});
+    if (parts) desk.parts = Buffer<T>({together, parts});
+    return desk;
+  }
+
+  // One step of the desk's first `rows` rows: stage after stage, each on the crew's part of its blocks.
+  // ahead(stage, j): z of all rows with W x in it, or null.
+  template <class Ahead> void step(Desk<T, E>& desk, index rows, const Crew& crew, bool keeps, Ahead ahead) const {
+    const bool saves = keeps || needs_values_;
+    const E* const* x = ahead(0, 0) ? nullptr : desk.x.of(desk.rows.x(), rows, input_);
+    for (index k = 0; k < stages(); k++) {
+      const PackedStage<T, E>& stage = (*this)[k];
+      const Stage<T>& what = stage.stage();
+      const E* const* operand = nullptr;
+      if (stage.reads_operand()) {
+        const bool of_h = what.operand == none;
+        const T* const* from = of_h ? desk.rows.before(0) : desk.rows.operand(what.operand, hidden_, rows);
+        operand = desk.operand.of(from, rows, of_h ? output_ : hidden_,
+                                  what.scaled && !desk.scale.empty() ? desk.scale.data() : nullptr);
+      }
+      const Range blocks = crew.blocks(stage.blocks());
+      for (index r = 0; r < rows;) {
+        const index some = even_part(rows - r, rows_in_cache);
+        stage.run(desk.rows, r, some, blocks, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
+                  desk.parts.get(), [&](index j) -> T* {
+                    T* z = ahead(k, j);
+                    return z ? z + r * stage.z_stride(j) : nullptr;
+                  });
+        r += some;
+      }
+      crew.wait();
+    }
+  }
+
+  // Zoneout's shares of a row's states, before its step; of the crew's units.
+  bool has_shares() const { return layout_.keep != none; }
+  void draw_shares(index t, index b, const Crew& crew, T* values) const {
+    const PackedStage<T, E>& last = stages_.back();
+    const Range blocks = crew.blocks(last.blocks());
+    if (blocks.begin == blocks.end) return;
+    const index first = last.vector_of(blocks.begin) * Vec<T>::lanes;
+    const index end = (last.vector_of(blocks.end - 1) + last.vectors_of(blocks.end - 1)) * Vec<T>::lanes;
+    shares_.write(t, b, first, std::min(end, hidden_), hidden_, values + layout_.keep * hidden_);
+  }
+
+ private:
+  index hidden_, output_, input_;
+  bool needs_values_;
+  ZoneoutShares shares_;
+  SavedLayout layout_;
+  int states_;
+  std::vector<PackedStage<T, E>> stages_;
 };
 
 }  // namespace rnnfast

@@ -14,19 +14,23 @@ struct Plan {
   bool waits = false;     // one barrier a step: a thread's units read those of others
   index rows = 0;         // of the batch that meet a panel of weights together
   index width = 0;        // of a panel of recurrent weights, in vectors
-  index most_units = 1;   // vectors of units in a block, so that every thread has one
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
 
-  // Vectors of units in a block of `wanted` or somewhat more, that has so many columns for each: all its panels equally
-  // wide, and wide enough that a tile computes more than it loads.
-  index unit_vectors(index columns, index wanted) const {
-    const auto good = [&](index block) {
-      const index panels = ceil_div(block, width);
-      return block % panels == 0 && block / panels >= std::min<index>(width, 3);
+  // Vectors of units in a block of `wanted` or somewhat more: all its panels equally wide, and wide enough that a tile
+  // computes more than it loads.
+  template <class E> index unit_vectors(const PackedRows<E>& weights, index wanted, index vectors) const {
+    const index most = by_rows ? vectors : ceil_div(vectors, threads);
+    const auto good = [&](index n) {
+      bool all = true;
+      weights.for_each_section([&](index count) {
+        const index panels = ceil_div(n * count, width);
+        all = all && n * count % panels == 0 && n * count / panels >= std::min<index>(width, 3);
+      });
+      return all;
     };
-    index n = std::max(ceil_div(width, columns), wanted);
-    while (!good(n * columns)) n++;
-    return std::clamp<index>(n, 1, most_units);
+    index n = std::max<index>(wanted, 1);
+    while (n < most && !good(n)) n++;
+    return std::clamp<index>(n, 1, most);
   }
 };
 
@@ -46,25 +50,25 @@ inline int threads_for(double work, int threads) { return work < work_worth_a_re
 
 template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   constexpr index N = Vec<T>::lanes;
-  const index accumulators = static_cast<index>(layer.cell.accumulators.size());
+  index accumulators = 0;
+  for (const CellPhase<T>& phase : layer.cell.phases) accumulators += static_cast<index>(phase.accumulators.size());
   const index batch = layer.timeline.batch(), vectors = layer.vectors();
   const double row_work = static_cast<double>(accumulators) * static_cast<double>(layer.hidden());
   const double step_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden());
   const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
-  bool recurrent = false;
-  for (const Accumulator& a : layer.cell.accumulators) recurrent = recurrent || a.h != none;
   Plan plan;
   plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
-  plan.by_rows = batch >= rows_worth_splitting * plan.threads;
+  plan.by_rows = batch >= rows_worth_splitting * plan.threads || layer.weights.norms;
+  if (layer.weights.norms)  // statistics are of whole rows
+    plan.threads = static_cast<int>(std::clamp<index>(batch, 1, plan.threads));
   if (!plan.by_rows) {
-    plan.waits = recurrent;
+    plan.waits = layer.recurrent();
     plan.threads =
         plan.waits && step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
   }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
   plan.width = panel_width(plan.rows);
-  plan.most_units = std::max<index>(plan.by_rows ? vectors : (vectors + plan.threads - 1) / plan.threads, 1);
-  if (plan.rows < rows_worth_splitting) {
+  if (plan.rows < rows_worth_splitting && !layer.weights.norms) {
     const index step_bytes = std::max<index>(plan.rows, 1) * accumulators * vectors * N * static_cast<index>(sizeof(T));
     plan.steps_ahead = std::clamp<index>(bytes_ahead / step_bytes, 1, 128);
   }

@@ -12,81 +12,111 @@
 
 namespace rnnfast {
 
-template <class T> class Stream {
+// What Python holds: a stream over elements of any type.
+template <class T> class AnyStream {
+ public:
+  virtual ~AnyStream() = default;
+  virtual bool large() const = 0;  // whether a step takes long enough for others to run meanwhile
+  virtual index batch() const = 0;
+  virtual index input() const = 0;
+  virtual index output() const = 0;
+  virtual index layers() const = 0;
+  virtual int states() const = 0;
+  virtual index width(int k) const = 0;
+  virtual T* state(index layer, int k) = 0;  // (B, width) as it is now
+  virtual T initial(int k) const = 0;
+  virtual void step(const T* x, T* y) = 0;  // one step of all layers; y (B, output)
+};
+
+template <class T, class E> class Stream final : public AnyStream<T> {
  public:
   // Weights are copied; `layers` each reads the one before.
-  Stream(const CellKernels<T>& cell, const std::vector<Weights<T>>& layers, index batch, int threads)
-      : batch_(batch), input_(layers.front().input), hidden_(layers.front().hidden), x_(batch),
-        pointers_(batch, cell.states) {
-    const index vectors = (hidden_ + N - 1) / N;
+  Stream(const CellKernels<T>& cell, const std::vector<Weights<T>>& layers, const Zoneout& zoneout, index batch,
+         int threads)
+      : batch_(batch) {
     double work = 0;
     for (const Weights<T>& weights : layers)
-      work = std::max(work, 1.0 * batch * cell.gates * hidden_ * (weights.input + hidden_));
+      work = std::max(work, 1.0 * batch * cell.gates * weights.hidden * (weights.input + weights.output));
     large_ = work >= work_worth_a_region;
-    threads_ = std::min(threads_for(work, threads), static_cast<int>(vectors));
+    const bool norms = static_cast<bool>(layers.front().norms);
+    const index vectors = ceil_div(layers.front().hidden, Vec<T>::lanes);
+    threads_ = norms ? 1 : static_cast<int>(std::min<index>(threads_for(work, threads), vectors));
     Plan plan;
     plan.threads = threads_, plan.by_rows = threads_ == 1, plan.rows = batch;
     plan.width = panel_width(batch);
-    plan.most_units = std::max<index>(ceil_div(vectors, threads_), 1);
-    index z_size = 0;
-    for (Weights<T> weights : layers) {
-      // What the cell reads at every step is kept here; the rest is packed.
-      for (std::size_t k = 0; k < cell.unit_weights.size(); k++) {
-        const Buffer<T>& kept = unit_weights_.emplace_back(Buffer<T>({hidden_}));
-        std::copy_n(weights.of_units[k], hidden_, kept.get());
-        weights.of_units[k] = kept.get();
-      }
-      PackedLayer<T>& packed = *layers_.emplace_back(std::make_unique<PackedLayer<T>>(cell, weights, plan, batch));
-      for (index j = 0; j < packed.blocks(); j++) packed.pack(j);
-      z_size = std::max(z_size, packed.accumulators() * packed.most_vectors() * N);
+    for (const Weights<T>& weights : layers) {
+      layers_.emplace_back(std::make_unique<Layer<T>>(
+          Layer<T>{cell,
+                   keep(weights),
+                   Timeline(0, batch, {}, {}, false),
+                   {},
+                   saved_layout(cell, weights.hidden, weights.projects(), static_cast<bool>(zoneout), norms),
+                   zoneout}));
+      const Layer<T>& layer = *layers_.back();
+      PackedLayer<T, E>& packed = *packed_.emplace_back(std::make_unique<PackedLayer<T, E>>(layer, plan, batch));
+      packed.pack({});
+      desks_.emplace_back();
+      for (int k = 0; k < threads_; k++) desks_.back().push_back(packed.make_desk(batch, batch, false));
     }
-    rows_ = std::min(batch, rows_in_cache);
-    for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_, z_size}));
-    for (Buffer<T>& states : states_)
-      states = Buffer<T>({static_cast<index>(layers.size()), cell.states, batch, hidden_}), states.fill(T(0));
+    if (front().needs_values()) values_ = Buffer<T>({batch, front().layout.size()});
+    for (Buffer<T>& states : states_) {
+      states = Buffer<T>({this->layers() * state_size()});
+      for (index l = 0; l < this->layers(); l++)
+        for (int k = 0; k < cell.states; k++)
+          std::fill_n(states.get() + offset(l, k), batch_ * width(k), cell.initial[static_cast<std::size_t>(k)]);
+    }
   }
 
-  // Whether a step takes long enough for others to run meanwhile.
-  bool large() const { return large_; }
-  index batch() const { return batch_; }
-  index input() const { return input_; }
-  index hidden() const { return hidden_; }
-  index layers() const { return static_cast<index>(layers_.size()); }
-  int states() const { return layers_.front()->cell().states; }
+  bool large() const override { return large_; }
+  index batch() const override { return batch_; }
+  index input() const override { return front().weights.input; }
+  index output() const override { return front().weights.output; }
+  index layers() const override { return static_cast<index>(layers_.size()); }
+  int states() const override { return front().cell.states; }
+  index width(int k) const override { return front().width(k); }
+  T* state(index layer, int k) override { return at(now_, layer, k); }
+  T initial(int k) const override { return front().cell.initial[static_cast<std::size_t>(k)]; }
 
-  // State k (B, H) of a layer as it is now.
-  T* state(index layer, int k) { return at(now_, layer, k); }
-
-  // One step of all layers; y (B, H) is the output of the last one.
-  void step(const T* x, T* y) {
+  void step(const T* x, T* y) override {
     for (index l = 0; l < layers(); l++) {
+      const PackedLayer<T, E>& packed = *packed_[static_cast<std::size_t>(l)];
       const T* from = l ? at(1 - now_, l - 1, 0) : x;
-      const index width = l ? hidden_ : input_;
-      for (index r = 0; r < batch_; r++) {
-        x_[r] = from + r * width;
-        for (int k = 0; k < states(); k++)
-          pointers_.set(r, k, at(now_, l, k) + r * hidden_, at(1 - now_, l, k) + r * hidden_);
-      }
-      const PackedLayer<T>& packed = *layers_[static_cast<std::size_t>(l)];
       parallel(owned_here() ? threads_ : 1, [&](int thread, int count) {
-        const auto [first, last] = share(packed.blocks(), thread, count);
-        T* z = z_[static_cast<std::size_t>(thread)].get();
-        for (index j = first; j < last; j++)
-          for (index r = 0; r < batch_;) {
-            const index rows = even_part(batch_ - r, rows_);
-            packed.start(j, x_.data() + r, rows, z);
-            packed.end(j, pointers_, r, rows, false, z);
-            r += rows;
-          }
+        const Crew crew{thread, count, count > 1, count > 1 && packed.stages() > 1 ? &barrier_ : nullptr};
+        Desk<T, E>& desk = desks_[static_cast<std::size_t>(l)][static_cast<std::size_t>(thread)];
+        for (index r = 0; r < batch_; r++) {
+          T* values = values_.size() ? values_.get() + r * front().layout.size() : nullptr;
+          desk.rows.set(r, from + r * layers_[static_cast<std::size_t>(l)]->weights.input, values);
+          for (int k = 0; k < states(); k++)
+            desk.rows.set(r, k, at(now_, l, k) + r * width(k), at(1 - now_, l, k) + r * width(k));
+          if (packed.has_shares()) packed.draw_shares(0, r, crew, values);
+        }
+        packed.step(desk, batch_, crew, false, [](index, index) -> T* { return nullptr; });
       });
     }
     now_ = 1 - now_;
-    std::copy_n(state(layers() - 1, 0), batch_ * hidden_, y);
+    std::copy_n(state(layers() - 1, 0), batch_ * output(), y);
   }
 
  private:
-  static constexpr index N = Vec<T>::lanes;
-  T* at(int which, index layer, int k) { return states_[which].get() + (layer * states() + k) * batch_ * hidden_; }
+  const Layer<T>& front() const { return *layers_.front(); }
+  index state_size() const { return batch_ * (output() + (states() - 1) * front().weights.hidden); }
+  index offset(index layer, int k) const {
+    return layer * state_size() + (k ? batch_ * (output() + (k - 1) * front().weights.hidden) : 0);
+  }
+  T* at(int which, index layer, int k) { return states_[static_cast<std::size_t>(which)].get() + offset(layer, k); }
+
+  const T* keep(const T* from, index size) {
+    if (!from) return nullptr;
+    const Buffer<T>& kept = kept_.emplace_back(Buffer<T>({size}));
+    std::copy_n(from, size, kept.get());
+    return kept.get();
+  }
+  // What is read at every step is kept here; the rest is packed.
+  Weights<T> keep(Weights<T> weights) {
+    for (const T*& of_units : weights.of_units) of_units = keep(of_units, weights.hidden);
+    return weights;
+  }
 
   // A forked child has none of its parent's threads: it goes on with one.
   bool owned_here() const {
@@ -97,18 +127,19 @@ template <class T> class Stream {
 #endif
   }
 
-  index batch_, input_, hidden_, rows_ = 0;
+  index batch_;
   bool large_ = false;
   int threads_ = 1, now_ = 0;
 #if defined(__unix__)
   pid_t owner_ = getpid();
 #endif
-  std::vector<std::unique_ptr<PackedLayer<T>>> layers_;
-  std::vector<Buffer<T>> unit_weights_;
-  std::vector<const T*> x_;
-  RowPointers<T> pointers_;
-  std::vector<Buffer<T>> z_;
-  std::array<Buffer<T>, 2> states_;  // before and after a step, taking turns: [layer][state][row][unit]
+  std::vector<Buffer<T>> kept_;
+  std::vector<std::unique_ptr<Layer<T>>> layers_;
+  std::vector<std::unique_ptr<PackedLayer<T, E>>> packed_;
+  std::vector<std::vector<Desk<T, E>>> desks_;  // of each layer and thread
+  Buffer<T> values_;                            // of a step's rows
+  std::array<Buffer<T>, 2> states_;             // before and after a step, taking turns: [layer][state][row][unit]
+  Barrier barrier_;
 };
 
 }  // namespace rnnfast

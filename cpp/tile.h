@@ -2,29 +2,58 @@
 //
 //   z[m, c] += sum over k of a[m, k] w[k, c]        m < M rows, c < W vectors of N lanes
 //
-// with all M W sums in registers. a is broadcast number by number through a pointer per row, so rows may lie anywhere:
-// batch order, batch_first, a reversed direction, a reset state and a transposed operand are pointers, not copies. w is
-// a packed panel (see pack.h). A sum is one chain of fused multiply-adds in the order of k whatever M and W are, and
-// may be stored and taken up again at any k: that is what makes a result the same to the bit in every plan.
+// with all M W sums in registers. a is broadcast element by element through a pointer per row, so rows may lie
+// anywhere: batch order, batch_first, a reversed direction, a reset state and a transposed operand are pointers, not
+// copies. w is a packed panel (see pack.h). A sum is one chain of fused multiply-adds in the order of k whatever M and
+// W are, and may be stored and taken up again at any k: that is what makes a result the same to the bit in every plan.
+// The sums may begin elsewhere than where they end (a bias), and k may run over several operands, one after the other
+// (x, then h).
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <utility>
 
-#include "simd.h"
+#include "bfloat16.h"
 
 namespace rnnfast {
 
-// How a row of a is read: `runs` runs, `jump` apart, each of `count` numbers, `stride` apart. K = runs * count.
+// How a row of a is read: `runs` runs, `jump` apart, each of `count` elements, `stride` apart. K = runs * count.
 struct Walk {
   index count = 0;
   index stride = 1;
   index runs = 1;
   index jump = 0;
-  index offset = 0;  // of the first number from the row's pointer
+  index offset = 0;  // of the first element from the row's pointer
 
   index length() const { return count * runs; }
+};
+
+// An operand: where its rows begin, and how they are walked.
+template <class E> struct Part {
+  const E* const* rows;
+  Walk walk;
+};
+
+// What a product sums, one operand after the other: at most x and the recurrent operand.
+template <class E> struct Parts {
+  std::array<Part<E>, 2> part;
+  int count = 0;
+
+  Parts() = default;
+  Parts(const E* const* rows, const Walk& walk) : part{{{rows, walk}, {}}}, count(1) {}
+  void add(const E* const* rows, const Walk& walk) { part[static_cast<std::size_t>(count++)] = {rows, walk}; }
+  index length() const {
+    index sum = 0;
+    for (int k = 0; k < count; k++) sum += part[static_cast<std::size_t>(k)].walk.length();
+    return sum;
+  }
+};
+
+// Where the sums of a row begin; a stride of 0 begins all rows alike.
+template <class T> struct From {
+  const T* at;
+  index stride;
 };
 
 // A third of the registers (a quarter of 16) stays free for the panel's vectors and the broadcast row.
@@ -36,8 +65,8 @@ constexpr bool tile_exists(int m, int w) { return m <= most_rows && w <= most_wi
 constexpr int rows_of_tile(int w) { return sums_in_registers / w < most_rows ? sums_in_registers / w : most_rows; }
 
 // Bytes that will be read next, brought into the level-2 cache meanwhile: from `at` on, `stride` apart, so many of them
-// for every `steps_at_once` numbers k. What comes from further away hides behind the arithmetic only if it is asked for
-// early.
+// for every `steps_at_once` elements k. What comes from further away hides behind the arithmetic only if it is asked
+// for early.
 struct Ahead {
   const char* at;
   index stride;
@@ -45,53 +74,58 @@ struct Ahead {
 constexpr int steps_at_once = 4;
 constexpr int lines_ahead = sums_in_registers / 6;
 
-template <int M, int W, class T>
-void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_stride, Ahead ahead) {
-  using V = Vec<T>;
+template <int M, int W, class E> void tile(const Parts<E>& parts, index first_row, const E* panel, From<SumOf<E>> from,
+                                           SumOf<E>* z, index z_stride, Ahead ahead) {
+  using A = Arithmetic<E>;
+  using V = Vec<SumOf<E>>;
   constexpr int N = V::lanes;
   V sum[M][W];
 #pragma GCC unroll 8
   for (int m = 0; m < M; m++)
 #pragma GCC unroll 8
-    for (int c = 0; c < W; c++) sum[m][c] = V::load(z + m * z_stride + c * N);
+    for (int c = 0; c < W; c++) sum[m][c] = V::load(from.at + m * from.stride + c * N);
 
-  for (index run = 0; run < walk.runs; run++) {
-    const T* a[M];
+  for (int p = 0; p < parts.count; p++) {
+    const Walk& walk = parts.part[p].walk;
+    const E* const* rows = parts.part[p].rows + first_row;
+    for (index run = 0; run < walk.runs; run++) {
+      const E* a[M];
 #pragma GCC unroll 8
-    for (int m = 0; m < M; m++) a[m] = rows[m] + walk.offset + run * walk.jump;
-    const auto step = [&](index at) {
-      // The fewer of the two kinds of vectors wait in registers, the others pass through one.
-      if constexpr (M < W) {
-        V scale[M];
+      for (int m = 0; m < M; m++) a[m] = rows[m] + walk.offset + run * walk.jump;
+      const auto step = [&](index at) {
+        // The fewer of the two kinds of vectors wait in registers, the others pass through one.
+        if constexpr (M < W) {
+          V scale[M];
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) scale[m] = V::broadcast(a[m] + at);
+          for (int m = 0; m < M; m++) scale[m] = A::broadcast(a[m] + at);
 #pragma GCC unroll 8
-        for (int c = 0; c < W; c++) {
-          const V w = V::load(panel + c * N);
+          for (int c = 0; c < W; c++) {
+            const V w = A::load(panel + c * N);
 #pragma GCC unroll 8
-          for (int m = 0; m < M; m++) sum[m][c] = fma(scale[m], w, sum[m][c]);
+            for (int m = 0; m < M; m++) sum[m][c] = A::multiply_add(scale[m], w, sum[m][c]);
+          }
+        } else {
+          V w[W];
+#pragma GCC unroll 8
+          for (int c = 0; c < W; c++) w[c] = A::load(panel + c * N);
+#pragma GCC unroll 8
+          for (int m = 0; m < M; m++) {
+            const V scale = A::broadcast(a[m] + at);
+#pragma GCC unroll 8
+            for (int c = 0; c < W; c++) sum[m][c] = A::multiply_add(scale, w[c], sum[m][c]);
+          }
         }
-      } else {
-        V w[W];
+        panel += W * N;
+      };
+      index k = 0, at = 0;
+      for (; k + steps_at_once <= walk.count; k += steps_at_once) {
 #pragma GCC unroll 8
-        for (int c = 0; c < W; c++) w[c] = V::load(panel + c * N);
+        for (int line = 0; line < lines_ahead; line++, ahead.at += ahead.stride) __builtin_prefetch(ahead.at, 0, 2);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; m++) {
-          const V scale = V::broadcast(a[m] + at);
-#pragma GCC unroll 8
-          for (int c = 0; c < W; c++) sum[m][c] = fma(scale, w[c], sum[m][c]);
-        }
+        for (int i = 0; i < steps_at_once; i++, at += walk.stride) step(at);
       }
-      panel += W * N;
-    };
-    index k = 0, at = 0;
-    for (; k + steps_at_once <= walk.count; k += steps_at_once) {
-#pragma GCC unroll 8
-      for (int line = 0; line < lines_ahead; line++, ahead.at += ahead.stride) __builtin_prefetch(ahead.at, 0, 2);
-#pragma GCC unroll 8
-      for (int i = 0; i < steps_at_once; i++, at += walk.stride) step(at);
+      for (; k < walk.count; k++, at += walk.stride) step(at);
     }
-    for (; k < walk.count; k++, at += walk.stride) step(at);
   }
 
 #pragma GCC unroll 8
@@ -100,36 +134,29 @@ void tile(const T* const* rows, const Walk& walk, const T* panel, T* z, index z_
     for (int c = 0; c < W; c++) sum[m][c].store(z + m * z_stride + c * N);
 }
 
-template <class T> using TileFunction = void (*)(const T* const*, const Walk&, const T*, T*, index, Ahead);
+template <class E>
+using TileFunction = void (*)(const Parts<E>&, index, const E*, From<SumOf<E>>, SumOf<E>*, index, Ahead);
 
-namespace detail {
-template <class T, int M, int W> constexpr TileFunction<T> tile_or_null() {
-  if constexpr (tile_exists(M, W)) {
-    return tile<M, W, T>;
-  } else {
-    return nullptr;
-  }
-}
-template <class T, int M, int... W> constexpr auto tile_row(std::integer_sequence<int, W...>) {
-  return std::array<TileFunction<T>, sizeof...(W)>{tile_or_null<T, M + 1, W + 1>()...};
-}
-template <class T, int... M> constexpr auto tile_table(std::integer_sequence<int, M...>) {
-  return std::array<std::array<TileFunction<T>, most_width>, sizeof...(M)>{
-      tile_row<T, M>(std::make_integer_sequence<int, most_width>{})...};
-}
-}  // namespace detail
+template <class E> using TileTable = std::array<std::array<TileFunction<E>, most_width>, most_rows>;
+
+// The tiles by rows and width, compiled once, in tiles.cpp.
+template <class E> struct Tiles {
+  static const TileTable<E> table;
+};
+extern template struct Tiles<float>;
+extern template struct Tiles<double>;
+extern template struct Tiles<Bfloat16Pair>;
 
 // The tile for m rows and w vectors; null where their sums exceed the registers.
-template <class T> TileFunction<T> tile_for(int m, int w) {
-  static constexpr auto table = detail::tile_table<T>(std::make_integer_sequence<int, most_rows>{});
-  return table[m - 1][w - 1];
+template <class E> TileFunction<E> tile_for(int m, int w) {
+  return Tiles<E>::table[static_cast<std::size_t>(m - 1)][static_cast<std::size_t>(w - 1)];
 }
 
 constexpr index ceil_div(index n, index by) { return (n + by - 1) / by; }
 
-// The stride by which a tile brings `bytes` on its walk.
-inline index stride_ahead(index bytes, const Walk& walk) {
-  return ceil_div(bytes, std::max<index>(walk.length() / steps_at_once * lines_ahead, 1));
+// The stride by which a tile brings `bytes` while it walks `length` elements.
+inline index stride_ahead(index bytes, index length) {
+  return ceil_div(bytes, std::max<index>(length / steps_at_once * lines_ahead, 1));
 }
 
 // n things in parts of at most `most`, as even as can be: the size of the next part.
@@ -143,30 +170,38 @@ constexpr index panel_width(index rows) {
   return fits < widest_for_many ? widest_for_many : fits < most_width ? fits : most_width;
 }
 
-// z[r, c] += a[r, :] w[:, c] for all rows and all `columns` vectors of a block packed in panels of at most `width`
-// vectors; z has `columns` vectors a row, `z_stride` numbers apart. The walk may be a part of the panels' `whole`
-// length that begins at its k = `first`.
-template <class T> void multiply(const T* const* rows, index row_count, const Walk& walk, const T* packed,
-                                 index columns, index width, T* z, index z_stride, index whole, index first = 0) {
-  constexpr index N = Vec<T>::lanes;
+// A block of packed columns: a row of panels, each at most `width` vectors wide, [k][vector][lane], `length` elements
+// long.
+template <class E> struct Panels {
+  const E* packed;
+  index columns, width, length;
+};
+
+// z[r, c] = from[r, c] + Σ_k a[r, k] w[k, c] for all rows and all columns of a block; z has the columns' vectors side
+// by side, rows `z_stride` numbers apart. The parts may walk a part of the panels' length, which begins at k = `first`.
+template <class E> void multiply(const Parts<E>& parts, index row_count, const Panels<E>& panels, From<SumOf<E>> from,
+                                 SumOf<E>* z, index z_stride, index first = 0) {
+  constexpr index N = Vec<SumOf<E>>::lanes;
   if (row_count == 0) return;
-  for (index c = 0; c < columns;) {
-    const index w = even_part(columns - c, width);
+  const index walked = parts.length();
+  const E* packed = panels.packed;
+  for (index c = 0; c < panels.columns;) {
+    const index w = even_part(panels.columns - c, panels.width);
     const index most = rows_of_tile(static_cast<int>(w));
     const index tiles = ceil_div(row_count, most);
-    const T* panel = packed + first * w * N;
+    const E* panel = packed + first * w * N;
     // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
-    const index share = ceil_div(walk.length() * w * N * static_cast<index>(sizeof(T)), tiles);
+    const index share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles);
     Ahead ahead{reinterpret_cast<const char*>(panel), 0};
-    if (tiles > 1) ahead = {reinterpret_cast<const char*>(panel + whole * w * N), stride_ahead(share, walk)};
+    if (tiles > 1) ahead = {reinterpret_cast<const char*>(panel + panels.length * w * N), stride_ahead(share, walked)};
     for (index r = 0; r < row_count;) {
       const index m = even_part(row_count - r, most);
-      tile_for<T>(static_cast<int>(m), static_cast<int>(w))(rows + r, walk, panel, z + r * z_stride + c * N, z_stride,
-                                                            ahead);
+      tile_for<E>(static_cast<int>(m), static_cast<int>(w))(
+          parts, r, panel, {from.at + r * from.stride + c * N, from.stride}, z + r * z_stride + c * N, z_stride, ahead);
       if (tiles > 1) ahead.at += share;
       r += m;
     }
-    packed += w * N * whole;
+    packed += w * N * panels.length;
     c += w;
   }
 }

@@ -26,7 +26,7 @@ enum class Origin { given, fresh, step_before };
 class Timeline {
  public:
   Timeline(index steps, index batch, Lengths lengths, Resets resets, bool reverse)
-      : resets_(resets), reverse_(reverse), order_(batch), length_(batch), live_(steps + 1, 0) {
+      : resets_(resets), reverse_(reverse), begin_(lengths.begin), order_(batch), length_(batch), live_(steps + 1, 0) {
     std::iota(order_.begin(), order_.end(), index{0});
     // By the whole lengths: a sequence's rows keep their order, and so each sum over them, however it is cut in time.
     if (lengths.data)
@@ -41,6 +41,8 @@ class Timeline {
     steps_ = batch ? length_[0] : 0;
   }
 
+  index begin() const { return begin_; }  // the time of the call's first step
+  bool has_resets() const { return resets_.data != nullptr; }
   index steps() const { return steps_; }  // of the longest row
   index batch() const { return static_cast<index>(order_.size()); }
   index live(index s) const { return live_[s]; }        // rows r < live(s) run at step s
@@ -69,6 +71,7 @@ class Timeline {
  private:
   Resets resets_;
   bool reverse_;
+  index begin_;
   index steps_ = 0;
   std::vector<index> order_, length_, live_;
 };

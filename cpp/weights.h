@@ -1,4 +1,4 @@
-// The weights of a layer as its products read them, packed once a call.
+// The weights of a stage as its products read them, packed once a call.
 #pragma once
 
 #include <limits>
@@ -11,6 +11,14 @@
 
 namespace rnnfast {
 
+// A weight matrix of the caller: a row for each gate and unit. With `groups` of units (heads), the units of group g
+// meet numbers [g · columns, (g + 1) · columns) of the operand only; a group begins at a whole vector.
+template <class T> struct Matrix {
+  const T* data = nullptr;
+  index columns = 0;
+  index groups = 1;
+};
+
 // The accumulators that one of the two products adds to, which stand side by side.
 struct Feed {
   index first = 0;
@@ -22,104 +30,201 @@ struct Feed {
 inline Feed feed_of(const std::vector<Accumulator>& accumulators, int Accumulator::* product) {
   Feed feed;
   for (index a = 0; a < static_cast<index>(accumulators.size()); a++) {
-    if (accumulators[a].*product == none) continue;
+    if (accumulators[a].*product < 0) continue;
     if (feed.gates.empty()) feed.first = a;
     feed.gates.push_back(accumulators[a].*product);
   }
   return feed;
 }
 
-// A weight matrix (G H, K) for z = W v: columns are units, block by block of them.
-template <class T> class PackedRows {
+// Which part of z = b + W x + R o is made: all at once, or x's part ahead of the recurrent one.
+enum class Make { all, input, recurrent };
+
+// The weights for z = b + W x + R o: columns are units, block by block of them. Accumulators that sum the same operands
+// form a section, whose panels have W's rows and below them R's, so that a tile sums both without a stop.
+template <class E> class PackedRows {
+  using T = SumOf<E>;
+
  public:
-  PackedRows() = default;
-  PackedRows(Feed feed, index hidden, index length, index width)
-      : feed_(std::move(feed)), hidden_(hidden), length_(length), width_(width),
-        data_({(hidden + N - 1) / N, feed_.count(), N, length}) {}
+  PackedRows(const std::vector<Accumulator>& accumulators, Matrix<T> input, Matrix<T> recurrent, index units,
+             index width)
+      : input_(input), recurrent_(recurrent), units_(units), width_(width), input_length_(elements<E>(input.columns)),
+        recurrent_length_(elements<E>(recurrent.columns)) {
+    for (index a = 0; a < static_cast<index>(accumulators.size()); a++) {
+      const auto [x, h] = accumulators[static_cast<std::size_t>(a)];
+      const Kind kind{x >= 0, h >= 0};
+      if (sections_.empty() || sections_.back().kind != kind) sections_.push_back({kind, a, per_vector_, {}, {}, 0});
+      Section& section = sections_.back();
+      section.x.push_back(x), section.h.push_back(h);
+      section.length = kind.x * input_length_ + kind.h * recurrent_length_;
+      per_vector_ += section.length * N;
+    }
+    data_ = Buffer<E>({ceil_div(units, N), std::max<index>(per_vector_, 1)});
+  }
+
+  // How many vectors a section has for each vector of units: what a block's panels are cut from.
+  template <class F> void for_each_section(F f) const {
+    for (const Section& section : sections_) f(section.count());
+  }
 
   // Packs the block of `vectors` vectors of units that begins at vector v.
-  void pack(const T* weights, index v, index vectors) {
-    T* to = block(v);
-    for_each_column<T>(feed_.count() * vectors, width_, length_, [&](index c, index offset, index stride) {
-      const index unit = (v + c % vectors) * N;
-      const T* from = weights + (feed_.gates[c / vectors] * hidden_ + unit) * length_;
-      pack_transposed(from, length_, hidden_ - unit, length_, to + offset, stride);
-    });
+  void pack(index v, index vectors) {
+    for (const Section& section : sections_) {
+      E* to = block(section, v, vectors);
+      for_each_column<E>(section.count() * vectors, width_, section.length, [&](index c, index offset, index stride) {
+        const index unit = (v + c % vectors) * N, valid = units_ - unit;
+        const auto accumulator = static_cast<std::size_t>(c / vectors);
+        E* at = to + offset;
+        if (section.kind.x) {
+          pack_transposed<E>(row_of(input_, section.x[accumulator], unit), input_.columns, valid, input_.columns, at,
+                             stride);
+          at += input_length_ * stride;
+        }
+        if (section.kind.h)
+          pack_transposed<E>(row_of(recurrent_, section.h[accumulator], unit), recurrent_.columns, valid,
+                             recurrent_.columns, at, stride);
+      });
+    }
   }
 
-  // z of these rows += their product with the block, into the accumulators that it feeds.
-  void multiply_into(const T* const* rows, index row_count, index v, index vectors, T* z, index z_stride) const {
-    multiply(rows, row_count, Walk{length_}, block(v), feed_.count() * vectors, width_, z + feed_.first * vectors * N,
-             z_stride, length_);
+  // z of these rows and a block of units, from b or, the recurrent part alone, from what is there.
+  // z: [row][accumulator][vector][lane].
+  void multiply_into(const E* const* x, const E* const* operand, index row_count, index v, index vectors, Make make,
+                     const T* bias, T* z, index z_stride) const {
+    for (const Section& section : sections_) {
+      const bool begins = make != Make::recurrent;
+      Parts<E> parts;
+      if (section.kind.x && make != Make::recurrent) parts.add(x, Walk{input_length_});
+      if (section.kind.h && make != Make::input)
+        parts.add(operand, Walk{recurrent_length_, 1, 1, 0, group_of(v) * recurrent_length_});
+      if (!begins && parts.count == 0) continue;
+      const index at = section.first * vectors * N;
+      const From<T> from = begins ? From<T>{bias + at, 0} : From<T>{z + at, z_stride};
+      multiply(parts, row_count,
+               Panels<E>{block(section, v, vectors), section.count() * vectors, width_, section.length}, from, z + at,
+               z_stride, begins || !section.kind.x ? 0 : input_length_);
+    }
   }
+
+  index group_of(index v) const { return recurrent_.groups == 1 ? 0 : v * N / (units_ / recurrent_.groups); }
 
  private:
   static constexpr index N = Vec<T>::lanes;
-  T* block(index v) const { return data_.get() + v * feed_.count() * N * length_; }
+  struct Kind {
+    bool x, h;
+    bool operator!=(const Kind& other) const { return x != other.x || h != other.h; }
+  };
+  struct Section {
+    Kind kind;
+    index first;              // accumulator
+    index before;             // elements a vector of units, of the sections before
+    std::vector<index> x, h;  // gates
+    index length;
+    index count() const { return static_cast<index>(x.size()); }
+  };
 
-  Feed feed_;
-  index hidden_ = 0, length_ = 0, width_ = 0;
-  Buffer<T> data_;
+  const T* row_of(const Matrix<T>& matrix, index gate, index unit) const {
+    return matrix.data + (gate * units_ + unit) * matrix.columns;
+  }
+  E* block(const Section& section, index v, index vectors) const {
+    return data_.get() + v * per_vector_ + vectors * section.before;
+  }
+
+  Matrix<T> input_, recurrent_;
+  index units_, width_, input_length_, recurrent_length_, per_vector_ = 0;
+  std::vector<Section> sections_;
+  Buffer<E> data_;
 };
 
-// The same matrix for dv = Wᵀ dz: columns are the K features, k runs over dz as the backward driver lays it out: vector
-// of units, accumulator, lane.
-template <class T> class PackedColumns {
+// The same matrix for dv = Wᵀ dz: columns are the features of the operand, k runs over dz as the backward driver lays
+// it out: vector of units, accumulator, lane.
+template <class E> class PackedColumns {
+  using T = SumOf<E>;
+
  public:
   PackedColumns() = default;
   // In blocks of two panels, so that the last ones share what is left, but of no more than `most` columns.
-  PackedColumns(Feed feed, index hidden, index features, index width, index most = std::numeric_limits<index>::max())
-      : feed_(std::move(feed)), hidden_(hidden), features_(features), width_(width), block_(std::min(2 * width, most)),
-        data_({columns(), N, length()}) {}
-
-  index columns() const { return (features_ + N - 1) / N; }
-  index blocks() const { return (columns() + block_ - 1) / block_; }
-  index column_of(index j) const { return j * block_; }
-  index columns_of(index j) const { return columns_of({j, j + 1}); }
-  index columns_of(Range blocks) const {
-    return std::min(column_of(blocks.end), columns()) - std::min(column_of(blocks.begin), columns());
+  PackedColumns(Feed feed, Matrix<T> matrix, index units, index width, index most = std::numeric_limits<index>::max())
+      : feed_(std::move(feed)), matrix_(matrix), units_(units), width_(width),
+        group_vectors_(ceil_div(units / matrix.groups, N)), zeros_({2 * width, N}) {
+    zeros_.fill(T(0));
+    const index each = std::min(2 * width, most), group_columns = ceil_div(matrix.columns, N);
+    for (index g = 0; g < matrix.groups; g++)
+      for (index c = 0; c < group_columns; c += each)
+        blocks_.push_back({g * group_columns + c, std::min(each, group_columns - c), g});
+    data_ = Buffer<E>({std::max<index>(columns(), 1), N, std::max<index>(length(), 1)});
   }
-  Range all_blocks() const { return {0, blocks()}; }
 
-  void pack(const T* weights, index j) {
-    for_each_column<T>(columns_of(j), width_, length(), [&](index c, index offset, index stride) {
-      const index feature = (column_of(j) + c) * N;
+  index columns() const { return blocks_.empty() ? 0 : blocks_.back().column + blocks_.back().columns; }
+  index blocks() const { return static_cast<index>(blocks_.size()); }
+  Range all_blocks() const { return {0, blocks()}; }
+  index column_of(index j) const { return j < blocks() ? at(j).column : columns(); }
+  index columns_of(index j) const { return at(j).columns; }
+  index columns_of(Range blocks) const { return column_of(blocks.end) - column_of(blocks.begin); }
+
+  void pack(index j) {
+    const Block& block = at(j);
+    for_each_column<E>(block.columns, width_, length(), [&](index c, index offset, index stride) {
+      const index feature = (block.column - at_group(block.group) + c) * N;
       const auto row = [&](index k) -> const T* {
-        const index lane = k % N, a = k / N % feed_.count(), unit = k / N / feed_.count() * N + lane;
-        return unit < hidden_ ? weights + (feed_.gates[a] * hidden_ + unit) * features_ + feature : nullptr;
+        const index lane = k % N, a = k / N % feed_.count();
+        const index unit = (block.group * group_vectors_ + k / N / feed_.count()) * N + lane;
+        return unit < units_
+                   ? matrix_.data + (feed_.gates[static_cast<std::size_t>(a)] * units_ + unit) * matrix_.columns +
+                         feature
+                   : nullptr;
       };
-      pack_rows(row, features_ - feature, length(), block(j) + offset, stride);
+      pack_rows<E>(row, matrix_.columns - feature, length(), data_of(j) + offset, stride);
     });
   }
 
-  // dv of these rows of dz = their product with `blocks`, side by side from dv on. A row's vectors of units lie `jump`
-  // numbers apart. Some units at a time, so that their part of dz stays in a cache while the weights pass by.
-  void multiply_into(const T* const* rows, index row_count, index jump, Range blocks, T* dv, index dv_stride) const {
-    const index unit_length = feed_.count() * N, first = blocks.begin < blocks.end ? column_of(blocks.begin) : 0;
-    for (index r = 0; r < row_count; r++) std::fill_n(dv + r * dv_stride, columns_of(blocks) * N, T(0));
-    if (feed_.gates.empty()) return;
-    for (index u = 0; u < units();) {
-      const index count = even_part(units() - u, units_at_once());
-      const Walk walk{unit_length, 1, count, jump, u * jump + feed_.first * N};
-      for (index j = blocks.begin; j < blocks.end; j++)
-        multiply(rows, row_count, walk, block(j), columns_of(j), width_, dv + (column_of(j) - first) * N, dv_stride,
-                 length(), u * unit_length);
-      u += count;
+  // dv of these rows of dz = their product with `blocks`, side by side from dv on, or added to what dv is. A row's
+  // vectors of units lie `jump` elements apart. Some units at a time, so that their part of dz stays in a cache while
+  // the weights pass by.
+  void multiply_into(const E* const* rows, index row_count, index jump, Range blocks, bool add, T* dv,
+                     index dv_stride) const {
+    if (feed_.gates.empty()) {
+      if (!add)
+        for (index r = 0; r < row_count; r++) std::fill_n(dv + r * dv_stride, columns_of(blocks) * N, T(0));
+      return;
+    }
+    const index unit_length = feed_.count() * N / Arithmetic<E>::numbers, first = column_of(blocks.begin);
+    for (index begin = blocks.begin, end; begin < blocks.end; begin = end) {
+      const index group = at(begin).group;
+      for (end = begin; end < blocks.end && at(end).group == group;) end++;
+      for (index u = 0; u < group_vectors_;) {
+        const index count = even_part(group_vectors_ - u, units_at_once());
+        const Walk walk{unit_length, 1, count, jump,
+                        (group * group_vectors_ + u) * jump + feed_.first * N / Arithmetic<E>::numbers};
+        for (index j = begin; j < end; j++) {
+          T* to = dv + (at(j).column - first) * N;
+          multiply(Parts<E>(rows, walk), row_count, Panels<E>{data_of(j), at(j).columns, width_, length()},
+                   u || add ? From<T>{to, dv_stride} : From<T>{zeros_.get(), 0}, to, dv_stride, u * unit_length);
+        }
+        u += count;
+      }
     }
   }
 
  private:
   static constexpr index N = Vec<T>::lanes;
   static constexpr index length_in_cache = 256;
+  struct Block {
+    index column, columns, group;
+  };
+  const Block& at(index j) const { return blocks_[static_cast<std::size_t>(j)]; }
+  index at_group(index g) const { return g * ceil_div(matrix_.columns, N); }
   // As many vectors of units as make a panel that stays in the level-1 cache.
   index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
-  index units() const { return (hidden_ + N - 1) / N; }
-  index length() const { return units() * feed_.count() * N; }
-  T* block(index j) const { return data_.get() + column_of(j) * N * length(); }
+  index length() const { return group_vectors_ * feed_.count() * N / Arithmetic<E>::numbers; }
+  E* data_of(index j) const { return data_.get() + at(j).column * N * length(); }
 
   Feed feed_;
-  index hidden_ = 0, features_ = 0, width_ = 0, block_ = 1;
-  Buffer<T> data_;
+  Matrix<T> matrix_;
+  index units_ = 0, width_ = 0, group_vectors_ = 0;
+  std::vector<Block> blocks_;
+  Buffer<T> zeros_;
+  Buffer<E> data_;
 };
 
 }  // namespace rnnfast

@@ -7,20 +7,20 @@ from numpy.typing import NDArray
 # resets (T, B) of any strides, everything else is C-contiguous. Outputs are allocated by the caller.
 _T = TypeVar("_T", np.float32, np.float64)
 
+# Probabilities, one a state; whether masks are drawn; their key: seed, call, first stream.
+_Zoneout = tuple[list[float], bool, int, int, int]
+
 isa: str
 isas_available: tuple[str, ...]  # built and executable here, best first
 
-def cells() -> dict[str, dict[str, int]]: ...
+def cells() -> dict[str, dict[str, Any]]: ...
 def openmp() -> bool: ...
 def build_info() -> dict[str, str]: ...
+def saved_size(cell: str, hidden: int, projects: bool, zoneout: bool, norms: bool) -> int: ...
 def forward(
     cell: str,
     x: NDArray[_T],
-    weight_ih: NDArray[_T],
-    weight_hh: NDArray[_T] | None,
-    bias_ih: NDArray[_T] | None,
-    bias_hh: NDArray[_T] | None,
-    unit_weights: tuple[NDArray[_T], ...],
+    weights: dict[str, Any],
     initial: tuple[NDArray[_T], ...] | None,
     y: NDArray[_T],
     states: tuple[NDArray[_T], ...],
@@ -31,13 +31,15 @@ def forward(
     reverse: bool,
     num_threads: int,
     begin: int = ...,
+    heads: int = ...,
+    zoneout: _Zoneout | None = ...,
+    operand_scale: NDArray[_T] | None = ...,
+    bfloat16: bool = ...,
 ) -> None: ...
 def backward(
     cell: str,
     x: NDArray[_T],
-    weight_ih: NDArray[_T],
-    weight_hh: NDArray[_T] | None,
-    unit_weights: tuple[NDArray[_T], ...],
+    weights: dict[str, Any],
     initial: tuple[NDArray[_T], ...] | None,
     y: NDArray[_T],
     states: tuple[NDArray[_T], ...],
@@ -47,11 +49,7 @@ def backward(
     dx: NDArray[_T] | None,
     accumulate_dx: bool,
     dinitial: tuple[NDArray[_T], ...],
-    dweight_ih: NDArray[_T],
-    dweight_hh: NDArray[_T] | None,
-    dbias_ih: NDArray[_T] | None,
-    dbias_hh: NDArray[_T] | None,
-    dunit_weights: tuple[NDArray[_T], ...],
+    gradients: dict[str, Any],
     lengths: NDArray[np.int64] | None,
     resets: NDArray[np.bool_] | None,
     reverse: bool,
@@ -60,6 +58,10 @@ def backward(
     resume: bool = ...,
     clip: float = ...,
     over_time: tuple[NDArray[_T], ...] | None = ...,
+    heads: int = ...,
+    zoneout: _Zoneout | None = ...,
+    operand_scale: NDArray[_T] | None = ...,
+    bfloat16: bool = ...,
 ) -> None: ...
 
 class _Stream(Protocol[_T]):
@@ -69,11 +71,13 @@ class _Stream(Protocol[_T]):
 
 def make_stream(
     cell: str,
-    weights: list[
-        tuple[NDArray[_T], NDArray[_T] | None, NDArray[_T] | None, NDArray[_T] | None, tuple[NDArray[_T], ...]]
-    ],
+    weights: list[dict[str, Any]],
     batch_size: int,
     num_threads: int,
+    heads: int,
+    zoneout: _Zoneout | None,
+    bfloat16: bool,
+    like: NDArray[_T],
 ) -> _Stream[_T]: ...
 def linear_forward(
     x: NDArray[_T],

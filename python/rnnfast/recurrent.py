@@ -36,7 +36,7 @@ class Run:
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
     outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
     states: list[tuple[Array, ...]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
-    saved: list[Array | None] = field(default_factory=list)  # by k, (T, B, values a unit, H)
+    saved: list[Array | None] = field(default_factory=list)  # by k, (T, B, ·): a step's values, the gates (G·H) first
 
 
 class RecurrentTape(Tape[Run]):
@@ -67,7 +67,9 @@ class RecurrentTape(Tape[Run]):
     @property
     def gates(self) -> Array:
         """Every gate after its activation, in the order of the weights' rows: (L·D, T, B, G, H)."""
-        saved = [values[..., : self._gates, :] for values in self.record.saved if values is not None]
+        of_gates = self._gates * self._width
+        saved = [values[..., :of_gates] for values in self.record.saved if values is not None]
+        saved = [values.reshape(*values.shape[:2], self._gates, self._width) for values in saved]
         return self._blank(np.stack(saved)) if saved else self.hidden[..., None, :]  # a plain RNN's gate is h itself
 
     def _blank(self, array: Array) -> Array:
@@ -116,6 +118,7 @@ class Recurrent(Module):
         "seed",
     )
     _state_names: ClassVar[tuple[str, ...]] = ("h",)
+    _weight_names: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     _unit_weights: ClassVar[tuple[str, ...]] = ()  # parameters (H,): one number a unit; a property if an option decides
     _masks: Masks
     batch_first: bool
@@ -264,15 +267,15 @@ class Recurrent(Module):
             saved = None
             if record:
                 states = tuple(checks.empty("c", (steps, batch, self.hidden_size), self.dtype) for _ in final[1:])
-                values = _CELLS[self._cell]["saved"]
+                values = _kernels.saved_size(self._cell, self.hidden_size, False, False, False)
                 if values:
-                    saved = checks.empty("gates", (steps, batch, values, self.hidden_size), self.dtype)
+                    saved = checks.empty("gates", (steps, batch, values), self.dtype)
                 run.states.append(states)
                 run.saved.append(saved)
             _kernels.forward(
                 self._cell,
                 x,
-                *self._weights(self.params, layer, direction),
+                self._weights(self.params, layer, direction),
                 None if run.initial is None else tuple(array[k] for array in run.initial),
                 self._half(y, direction),
                 states,
@@ -284,14 +287,13 @@ class Recurrent(Module):
                 threads.resolve(),
             )
 
-    def _weights(
-        self, source: Mapping[str, Array], layer: int, direction: int
-    ) -> tuple[Array, Array | None, Array | None, Array | None, tuple[Array, ...]]:
-        """What a layer and direction has, parameters or gradients, as the kernels take it; None for what it has not."""
+    def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
+        """What a layer and direction has, parameters or gradients, by the kernels' names."""
         end = self._suffix(layer, direction)
-        recurrent = source[f"weight_hh{end}"] if _CELLS[self._cell]["recurrent"] else None
-        biases = source.get(f"bias_ih{end}"), source.get(f"bias_hh{end}")
-        return source[f"weight_ih{end}"], recurrent, *biases, tuple(source[name + end] for name in self._unit_weights)
+        names = [name for name in self._weight_names if name + end in source and name not in self._unit_weights]
+        of_layer: dict[str, Any] = {name: source[name + end] for name in names}
+        of_layer["unit_weights"] = tuple(source[name + end] for name in self._unit_weights)
+        return of_layer
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
         batch = tape.shape[0 if self.batch_first else 1]
@@ -326,13 +328,10 @@ class Recurrent(Module):
         """Backpropagate through one layer; its second direction adds into dx."""
         for direction in range(self._directions):
             k = layer * self._directions + direction
-            weight_ih, weight_hh, _, _, unit_weights = self._weights(self.params, layer, direction)
             _kernels.backward(
                 self._cell,
                 run.inputs[layer],
-                weight_ih,
-                weight_hh,
-                unit_weights,
+                self._weights(self.params, layer, direction),
                 None if run.initial is None else tuple(array[k] for array in run.initial),
                 self._half(run.outputs[layer], direction),
                 run.states[k],
@@ -342,7 +341,7 @@ class Recurrent(Module):
                 dx,
                 direction == 1,
                 tuple(array[k] for array in dinitial),
-                *self._weights(grads, layer, direction),
+                self._weights(grads, layer, direction),
                 run.lengths,
                 run.resets,
                 direction == 1,

@@ -49,7 +49,9 @@ class Stream:
             )
         batch = checks.size("batch_size", batch_size)
         weights = [layer._weights(layer.params, k, 0) for k in range(layer.num_layers)]
-        self._native = _kernels.make_stream(layer._cell, weights, batch, threads.resolve())
+        self._native = _kernels.make_stream(
+            layer._cell, weights, batch, threads.resolve(), 1, None, False, layer.flat_params
+        )
         self._names, self._dtype = layer._state_names, layer.dtype
         self._shape = (layer.num_layers, batch, layer.hidden_size)
         self.step = self._native.step

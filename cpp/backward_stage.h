@@ -1,0 +1,297 @@
+// What the backward driver keeps for a stage: its dz for a chunk of steps, in the forms that the products take, and the
+// running sums of its weights' gradients.
+#pragma once
+
+#include "gradient.h"
+#include "layer.h"
+#include "normalize.h"
+
+namespace rnnfast {
+
+// The caller's gradients, shaped as the parameters; null where there is none.
+template <class T> struct Gradients {
+  T *ih = nullptr, *hh = nullptr, *bias_ih = nullptr, *bias_hh = nullptr, *hr = nullptr;
+  T *norm_ih_weight = nullptr, *norm_ih_bias = nullptr, *norm_hh_weight = nullptr, *norm_hh_bias = nullptr;
+  std::array<T*, most_unit_weights> of_units{};
+};
+
+// The rows of a chunk of steps, last step first, as they lie in dz: rows [0, B) are those of the step after the chunk,
+// the chunk's own follow, the last row stays zero.
+class ChunkRows {
+ public:
+  ChunkRows(index most_rows, index batch) : batch_(batch), capacity_(batch + most_rows + 1) {}
+
+  index capacity() const { return capacity_; }
+  index batch() const { return batch_; }
+  index zero_row() const { return capacity_ - 1; }
+  index rows() const { return static_cast<index>(places_.size()); }
+
+  void clear() { places_.clear(), first_row_.clear(); }
+  void add_step(index s, index live) {
+    if (first_row_.empty()) top_ = s;
+    first_row_.push_back(batch_ + rows());
+    for (index r = 0; r < live; r++) places_.push_back({s, r});
+  }
+  index row_of(index s, index r) const { return s > top_ ? r : first_row_[static_cast<std::size_t>(top_ - s)] + r; }
+  // Step and row of the q-th.
+  std::pair<index, index> place(index q) const { return places_[static_cast<std::size_t>(q)]; }
+
+  // Calls f(row or none, row or none) for each pair of rows that a product of pairs sums together: two of one step.
+  template <class F> void for_each_pair(F f) const {
+    for (index q = 0; q < rows(); q++) {
+      const bool two = q + 1 < rows() && place(q + 1).first == place(q).first;
+      f(batch_ + q, two ? batch_ + q + 1 : none);
+      q += two;
+    }
+  }
+
+ private:
+  index batch_, capacity_, top_ = -1;
+  std::vector<std::pair<index, index>> places_;
+  std::vector<index> first_row_;
+};
+
+template <class T, class E> class BackwardStage {
+ public:
+  BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, index width, index most_columns,
+                bool wants_dx)
+      : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, width, most_columns),
+        sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()), batch_(chunk.batch()),
+        input_feed_(stage.input_feed()), recurrent_feed_(stage.recurrent_feed()),
+        dz_({stage.vectors(), capacity_, stage.accumulators(), N}),
+        dinput_(input_feed_, stage.units, stage.input, capacity_),
+        drecurrent_(recurrent_feed_, stage.units, stage.recurrent, capacity_),
+        dbias_(stage.accumulators(), stage.units), dof_units_(stage.phase->unit_weights, stage.units) {
+    dz_.fill(T(0));
+    if (wants_dx) to_input = PackedColumns<E>(input_feed_, stage.input, stage.units, panel_width(0));
+    if (normed()) {
+      parts_ = Buffer<T>({stage.vectors(), capacity_, sums_, N});
+      parts_.fill(T(0));
+      std::vector<UnitWeight> gains;
+      for (const Accumulator& part : stage.sums) gains.push_back({accumulator_of(part), 0, false});
+      dgains_ = UnitWeightGradient<T>(std::move(gains), stage.units);
+      norm_rows_.resize(stage.sums.size());
+    }
+    if constexpr (!same) {
+      elements_ = Buffer<E>({stage.vectors(), capacity_, sums_ * N / numbers});
+      std::fill_n(elements_.get(), elements_.size(), E{});
+      pairs_ = Buffer<E>({stage.vectors(), capacity_, sums_, N});
+    }
+    if (layer.operand_scale && stage.scaled && reads_operand())
+      scaled_ = Buffer<T>({capacity_, stage.recurrent.columns * stage.recurrent.groups});
+    unit_rows_.resize(stage.phase->unit_weights.size());
+  }
+
+  Stage<T> what;
+  PackedColumns<E> to_operand, to_input;
+
+  bool reads_operand() const { return !recurrent_feed_.gates.empty(); }
+
+  void pack(int thread, int count) {
+    const auto of_operand = share(to_operand.blocks(), thread, count),
+               of_input = share(to_input.blocks(), thread, count);
+    if (reads_operand())
+      for (index j = of_operand.begin; j < of_operand.end; j++) to_operand.pack(j);
+    for (index j = of_input.begin; j < of_input.end; j++) to_input.pack(j);
+  }
+
+  // ---- the rows of a chunk -----------------------------------------------------------------------------------------
+  void clear() {
+    x_rows_.clear(), operand_rows_.clear();
+    for (auto& rows : unit_rows_) rows.clear();
+    for (auto& rows : norm_rows_) rows.clear();
+    rows_ = 0;
+  }
+  void add_row(const Layer<T>& layer, index s, index r) {
+    x_rows_.push_back(layer.input_at(s, r));
+    if (scaled_.size()) {
+      operand_rows_.push_back(scaled_row(batch_ + rows_));
+    } else {
+      operand_rows_.push_back(operand_row(layer, s, r));
+    }
+    for (std::size_t k = 0; k < unit_rows_.size(); k++) {
+      const UnitWeight& weight = what.phase->unit_weights[k];
+      unit_rows_[k].push_back(weight.after ? layer.after(weight.state, s, r) : layer.before(weight.state, s, r));
+    }
+    for (std::size_t q = 0; q < norm_rows_.size(); q++)
+      norm_rows_[q].push_back(layer.saved_at(s, r) + (what.normal + static_cast<int>(q)) * layer.layout.hidden);
+    rows_++;
+  }
+  // Pairs of rows don't reach over two steps, so that they are the same however the steps are cut into chunks.
+  void end_step() {
+    if (same || x_rows_.size() % 2 == 0) return;
+    x_rows_.push_back(nullptr), operand_rows_.push_back(nullptr);
+  }
+
+  // ---- dz ----------------------------------------------------------------------------------------------------------
+  T* dz_row(index row) const { return dz_.get() + row * what.accumulators() * N; }
+  // What a product reads of a row, and how far apart its vectors of units are.
+  const E* product_row(index row) const {
+    if constexpr (same) {
+      return (normed() ? parts_ : dz_).get() + row * sums_ * N;
+    } else {
+      return elements_.get() + row * sums_ * N / numbers;
+    }
+  }
+  index product_jump() const { return capacity_ * sums_ * N / numbers; }
+
+  // After the cell: of `rows` rows and vectors [begin, end) of units, what the products read.
+  void finish_rows(const Layer<T>& layer, T* const* values, index first_row, index rows, index begin, index end) const {
+    if (normed())
+      for (index r = 0; r < rows; r++) normalize_row_backward(layer, values[r], first_row + r);
+    if constexpr (!same) {
+      const Buffer<T>& from = normed() ? parts_ : dz_;
+      for (index v = begin; v < end; v++)
+        to_elements<E>(from.get() + (v * capacity_ + first_row) * sums_ * N, rows * sums_ * N,
+                       elements_.get() + (v * capacity_ + first_row) * sums_ * N / numbers);
+    }
+  }
+
+  // Recurrent dropout: the operands of a step as the product read them. `part`: this thread's, of how many.
+  void scale_operands(const Layer<T>& layer, const ChunkRows& chunk, index s, index first, index rows,
+                      Range part) const {
+    if (!scaled_.size()) return;
+    const index width = layer.weights.output;
+    for (index r = first + part.begin; r < first + rows; r += part.end) {
+      const T* from = operand_row(layer, s, r);
+      const T* scale = layer.operand_scale + layer.timeline.batch_row(r) * width;
+      T* to = scaled_row(chunk.row_of(s, r));
+      for (index k = 0; k < width; k++) to[k] = from[k] * scale[k];
+    }
+  }
+
+  // ---- products over the chunk -------------------------------------------------------------------------------------
+  // dx of rows [q, q + rows) of the chunk, or added to what z is.
+  void add_input_gradient(const ChunkRows& chunk, index q, index rows, bool add, T* z, index stride) const {
+    std::array<const E*, 96> dz;
+    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(chunk.batch() + q + i);
+    to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride);
+    for (index a = 0; a < what.accumulators(); a++) {
+      if (what.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
+      for (index i = 0; i < rows; i++)
+        for (index unit = 0; unit < what.units; unit++)
+          z[i * stride + unit] += dz_at(unit / N, chunk.batch() + q + i)[a * N + unit % N];
+    }
+  }
+
+  void pack_operands(int thread, int count) {
+    const index length = static_cast<index>(x_rows_.size()) / numbers;
+    const auto of_x = share(dinput_.all_columns(), thread, count),
+               of_o = share(drecurrent_.all_columns(), thread, count);
+    if (!input_feed_.gates.empty()) dinput_.pack(x_rows_.data(), length, of_x.begin, of_x.end);
+    if (reads_operand()) drecurrent_.pack(operand_rows_.data(), length, of_o.begin, of_o.end);
+  }
+
+  // The sums of this thread's vectors of units; then the rows of the chunk's first step become those of the step after.
+  void add_weights(const ChunkRows& chunk, index begin, index live, int thread, int count) const {
+    const auto own = share(what.vectors(), thread, count);
+    const DzView<T> dz{dz_.get(), capacity_, what.accumulators()};
+    if constexpr (same) {
+      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, batch_, rows_, own);
+    } else {
+      for (index v = own.begin; v < own.end; v++) make_pairs(chunk, v);
+      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, static_cast<index>(x_rows_.size()) / numbers, own);
+    }
+    dbias_.add(dz, batch_, rows_, own.begin, own.end);
+    for (std::size_t k = 0; k < unit_rows_.size(); k++)
+      dof_units_.add(static_cast<index>(k), dz, batch_, unit_rows_[k].data(), rows_, own.begin, own.end);
+    for (std::size_t q = 0; q < norm_rows_.size(); q++)
+      dgains_.add(static_cast<index>(q), dz, batch_, norm_rows_[q].data(), rows_, own.begin, own.end);
+    const index width = sums_ * N / numbers;
+    for (index v = own.begin; v < own.end; v++) {
+      E* at = const_cast<E*>(product_row(0)) + v * product_jump();
+      std::copy_n(at + chunk.row_of(begin, 0) * width, live * width, at);
+    }
+  }
+
+  template <class Meet>
+  void exchange(const Gradients<T>& to, const Layer<T>& layer, int thread, int count, Meet meet) const {
+    const auto ih = share(dinput_.rows(), thread, count), hh = share(drecurrent_.rows(), thread, count);
+    dinput_.exchange(to.ih, ih.begin, ih.end, meet);
+    if (what.projection) {
+      drecurrent_.exchange(to.hr, hh.begin, hh.end, meet);
+    } else {
+      drecurrent_.exchange(to.hh, hh.begin, hh.end, meet, layer.weights.output / layer.weights.heads);
+    }
+    if (thread > 0) return;
+    const Feed x = feed_of(what.phase->accumulators, &Accumulator::x),
+               h = feed_of(what.phase->accumulators, &Accumulator::h);
+    for (T* bias : {to.bias_ih, to.norm_ih_bias})
+      if (bias && !what.projection) dbias_.exchange(x, bias, meet);
+    for (T* bias : {to.bias_hh, to.norm_hh_bias})
+      if (bias && !what.projection) dbias_.exchange(h, bias, meet);
+    for (index k = 0; k < dof_units_.count(); k++)
+      dof_units_.exchange(k, to.of_units[static_cast<std::size_t>(what.unit_weight + k)], meet);
+    for (index q = 0; q < dgains_.count(); q++) {
+      const auto [x_gate, h_gate] = what.sums[static_cast<std::size_t>(q)];
+      dgains_.exchange(
+          q, x_gate >= 0 ? to.norm_ih_weight + x_gate * what.units : to.norm_hh_weight + h_gate * what.units, meet);
+    }
+  }
+
+ private:
+  static constexpr index N = Vec<T>::lanes;
+  static constexpr bool same = std::is_same_v<T, E>;
+  static constexpr index numbers = Arithmetic<E>::numbers;
+
+  bool normed() const { return what.normal != none; }
+  const T* dz_at(index v, index row) const { return dz_.get() + (v * capacity_ + row) * what.accumulators() * N; }
+  T* scaled_row(index row) const { return scaled_.get() + row * what.recurrent.columns * what.recurrent.groups; }
+
+  const T* operand_row(const Layer<T>& layer, index s, index r) const {
+    return what.operand == none ? layer.before(0, s, r) : layer.saved_at(s, r) + what.operand * layer.layout.hidden;
+  }
+
+  // The accumulator that a part of a gate goes into.
+  int accumulator_of(const Accumulator& part) const {
+    int a = 0;
+    for (const Accumulator& all : what.phase->accumulators) {
+      if (part.x >= 0 ? all.x == part.x : all.h == part.h) return a;
+      a++;
+    }
+    return none;
+  }
+
+  void normalize_row_backward(const Layer<T>& layer, const T* values, index row) const {
+    const SavedLayout& layout = layer.layout;
+    for (index q = 0; q < sums_; q++) {
+      const Accumulator& part = what.sums[static_cast<std::size_t>(q)];
+      const index a = accumulator_of(part), slot = what.normal + q;
+      const T* gain = part.x >= 0 ? layer.weights.norms.ih_weight + part.x * what.units
+                                  : layer.weights.norms.hh_weight + part.h * what.units;
+      normalize_backward<T>([&](index u, int) { return Vec<T>::load(dz_at(u / N, row) + a * N); },
+                            values + slot * layout.hidden, gain,
+                            values[layout.values * layout.hidden + slot - layout.normal], what.units,
+                            [&](index u, int n, Vec<T> value) {
+                              value.store_first(parts_.get() + ((u / N * capacity_ + row) * sums_ + q) * N, n);
+                            });
+    }
+  }
+
+  void add_products(const DzView<E>& dz, index first_row, index rows, Range own) const {
+    if (!input_feed_.gates.empty()) dinput_.add(dz, first_row, rows, own.begin, own.end);
+    if (reads_operand()) drecurrent_.add(dz, first_row, rows, own.begin, own.end);
+  }
+
+  void make_pairs(const ChunkRows& chunk, index v) const {
+    const T* from = (normed() ? parts_ : dz_).get() + v * capacity_ * sums_ * N;
+    E* to = pairs_.get() + v * capacity_ * sums_ * N;
+    chunk.for_each_pair([&](index even, index odd) {
+      const T *a = from + even * sums_ * N, *b = from + (odd == none ? chunk.zero_row() : odd) * sums_ * N;
+      for (index k = 0; k < sums_ * N; k++) *to++ = make_pair(a[k], b[k]);
+    });
+  }
+
+  index sums_, capacity_, batch_, rows_ = 0;
+  Feed input_feed_, recurrent_feed_;
+  Buffer<T> dz_, parts_;        // [vector][row][accumulator, or part of a gate][lane]
+  Buffer<E> elements_, pairs_;  // pairs of lanes, and of rows: [vector][row or pair of rows][part][lane]
+  Buffer<T> scaled_;
+  WeightGradient<E> dinput_, drecurrent_;
+  BiasGradient<T> dbias_;
+  UnitWeightGradient<T> dof_units_, dgains_;
+  std::vector<const T*> x_rows_, operand_rows_;  // of pairs, those of a step filled up to an even number by null
+  std::vector<std::vector<const T*>> unit_rows_, norm_rows_;
+};
+
+}  // namespace rnnfast

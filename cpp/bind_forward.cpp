@@ -1,0 +1,68 @@
+// The forward pass of a recurrent layer to Python: arrays to views, one driver call.
+#include "bind_layer.h"
+#include "forward.h"
+
+namespace rnnfast {
+namespace {
+
+template <class T>
+void forward(const std::string& cell, const Array<T>& x, const py::dict& weights, const MaybeArrays<T>& initial,
+             const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const Arrays<T>& final,
+             const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse, int num_threads,
+             index begin, index heads, const std::optional<ZoneoutArguments>& zoneout,
+             const MaybeArray<T>& operand_scale, bool bfloat16) {
+  check_threads(num_threads);
+  Buffer<T> dense_heads;
+  Layer<T> layer = layer_view<T>(cell, x, weights, initial, y, states, saved, lengths, resets, reverse,
+                                 {begin, heads, zoneout, operand_scale}, dense_heads);
+  check_count("final", final, layer.cell.states);
+  const index batch = layer.timeline.batch();
+  std::array<T*, most_states> to{};
+  for (int k = 0; k < layer.cell.states; k++) {
+    to[k] = dense_out("final", final[k], {batch, layer.width(k)});
+    // A state that is not kept over time is carried in the array of its last value.
+    if (k > 0 && !layer.keeps_states)
+      layer.states[k] = {to[k], layer.x.steps, batch, layer.hidden(), 0, layer.hidden()};
+  }
+  with_elements<T>(bfloat16, [&](auto element) { drive<Forward<T, decltype(element)>>(layer, to, num_threads); });
+}
+
+template <class T> void bind_type(py::module_& m) {
+  using py::arg;
+  m.def("forward", forward<T>, arg("cell"), exact("x"), arg("weights"), exact("initial").none(true), exact("y"),
+        exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
+        exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("heads") = 1,
+        arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false);
+}
+
+py::dict cell_shapes() {
+  py::dict shapes;
+  for (const CellKernels<float>& cell : cells<float>()) {
+    py::dict shape;
+    shape["gates"] = cell.gates;
+    shape["states"] = cell.states;
+    shape["saved"] = cell.saved;
+    shape["unit_weights"] = unit_weights_of(cell);
+    shape["recurrent"] = reads_h(cell);
+    shape["initial"] = std::vector<float>(cell.initial.begin(), cell.initial.begin() + cell.states);
+    shapes[cell.name] = shape;
+  }
+  return shapes;
+}
+
+// The numbers that forward keeps of a step and row for backward.
+index saved_size(const std::string& cell, index hidden, bool projects, bool zoneout, bool norms) {
+  return saved_layout(find_cell<float>(cell), hidden, projects, zoneout, norms).size();
+}
+
+}  // namespace
+
+void bind_forward(py::module_& m) {
+  m.def("cells", cell_shapes);
+  m.def("saved_size", saved_size, py::arg("cell"), py::arg("hidden"), py::arg("projects"), py::arg("zoneout"),
+        py::arg("norms"));
+  bind_type<float>(m);
+  bind_type<double>(m);
+}
+
+}  // namespace rnnfast
