@@ -74,14 +74,17 @@ template <class T> void embedding_backward(const Integers& tokens, const Array<T
   embedding_gradient(at, from, to, valid, worthwhile_threads(num_threads, at.steps * at.batch * width));
 }
 
+// With `begin`, x has the steps from there on of longer sequences, and lengths are those of the whole ones.
 template <class T> void dropout(const Array<T>& x, const Array<T>& y, double probability, std::uint64_t seed,
-                                std::uint64_t call, std::uint32_t layer, const MaybeIntegers& lengths,
-                                int num_threads) {
+                                std::uint64_t call, std::uint32_t layer, const MaybeIntegers& lengths, int num_threads,
+                                std::optional<index> begin) {
   check_threads(num_threads);
+  if (begin && *begin < 0) throw py::value_error("begin: expected at least 0, got " + std::to_string(*begin));
   const index steps = extent("x", x, 0, 3), batch = x.shape(1), width = x.shape(2);
   const Sequence<const T> from = sequence("x", x, steps, batch, width);
   const Sequence<T> to = sequence_out("y", y, steps, batch, width);
-  const Lengths valid = lengths_view(lengths, steps, batch);
+  Lengths valid = lengths_view(lengths, steps, batch, !begin);
+  valid.begin = begin.value_or(0);
   const DropoutMask mask(probability, seed, call, layer);
   const T scale = static_cast<T>(1 / (1 - probability));
   run_over(RowBlocks(steps * batch, width), num_threads,
@@ -177,7 +180,7 @@ template <class T> void bind_type(py::module_& m) {
   m.def("embedding_backward", embedding_backward<T>, exact("tokens"), exact("dy"), exact("dweight"),
         exact("lengths").none(true), arg("num_threads"));
   m.def("dropout", dropout<T>, exact("x"), exact("y"), arg("probability"), arg("seed"), arg("call"), arg("layer"),
-        exact("lengths").none(true), arg("num_threads"));
+        exact("lengths").none(true), arg("num_threads"), arg("begin") = py::none());
   m.def("softmax_cross_entropy", softmax_cross_entropy<T>, exact("logits"), exact("targets"),
         exact("weights").none(true), exact("dlogits"), arg("num_threads"));
   m.def("mse", mse<T>, exact("y"), exact("target"), exact("weights").none(true), exact("dy"), arg("num_threads"));

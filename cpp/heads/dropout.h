@@ -58,7 +58,7 @@ void dropout_row(const DropoutMask& mask, T scale, index t, index row, const T* 
   }
 }
 
-// The rows n = t B + b; zero past a length.
+// The rows n = t B + b; zero past a length. A segment of longer sequences draws the masks that these have there.
 template <class T> void dropout_rows(const DropoutMask& mask, T scale, const Sequence<const T>& x, const Sequence<T>& y,
                                      Lengths lengths, Range rows) {
   for (index n = rows.begin; n < rows.end; n++) {
@@ -68,7 +68,7 @@ template <class T> void dropout_rows(const DropoutMask& mask, T scale, const Seq
     else if (mask.threshold() == 0)
       std::copy_n(x.at(t, b), x.width, y.at(t, b));
     else
-      dropout_row(mask, scale, t, b, x.at(t, b), y.at(t, b), x.width);
+      dropout_row(mask, scale, lengths.begin + t, b, x.at(t, b), y.at(t, b), x.width);
   }
 }
 

@@ -120,6 +120,7 @@ def dropout(
     layer: int,
     lengths: NDArray[np.int64] | None,
     num_threads: int,
+    begin: int | None = ...,
 ) -> None: ...
 def softmax_cross_entropy(
     logits: NDArray[_T],

@@ -173,9 +173,14 @@ class Module:
         """Training: (y, state, tape). x is referenced by the tape, not copied; y is read-only."""
         y, state, tape = self._forward(x, state, lengths, resets, record=True)
         assert tape is not None
-        y = y.view()  # a tape may hold y itself, and the kernels take writable arrays
+        return self._read_only(y), state, tape
+
+    @staticmethod
+    def _read_only(y: Array) -> Array:
+        """A view that can't be written to: a tape may hold y itself, and the kernels take writable arrays."""
+        y = y.view()
         y.flags.writeable = False
-        return y, state, tape
+        return y
 
     def backward(
         self,

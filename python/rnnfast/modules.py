@@ -12,8 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from rnnfast import _kernels, checks, init, threads
+from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Store, Tape
+from rnnfast.recurrent import Recurrent
 
 __all__ = ["Dropout", "Embedding", "Last", "Linear", "Sequential"]
 
@@ -451,21 +453,32 @@ class Sequential(Module):
         return value
 
     def forward(
-        self, x: Any, state: State = None, lengths: Any = None, resets: Any = None
+        self,
+        x: Any,
+        state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
+        *,
+        checkpoint: Checkpoint = None,
     ) -> tuple[Array, State, SequentialTape]:
-        """Training: (y, state, tape); see `Module.forward`. tape[i] is the tape of module i."""
-        y, state, tape = super().forward(x, state, lengths, resets)
-        assert isinstance(tape, SequentialTape)
-        return y, state, tape
+        """Training: (y, state, tape); see `Module.forward`. tape[i] is the tape of module i.
+
+        `checkpoint` goes to the recurrent layers, see `Recurrent.forward`. The tapes of the others keep what they
+        always do.
+        """
+        y, state, tape = self._forward(x, state, lengths, resets, record=True, checkpoint=checkpoint)
+        assert tape is not None
+        return self._read_only(y), state, tape
 
     def _forward(
-        self, x: Any, state: State, lengths: Any, resets: Any, record: bool
+        self, x: Any, state: State, lengths: Any, resets: Any, record: bool, checkpoint: Checkpoint = None
     ) -> tuple[Array, State, SequentialTape | None]:
         states: list[State] = []
         tapes: list[Tape[Any]] = []
         for position, (module, entry) in enumerate(zip(self.modules, self._entries("state", state), strict=True)):
+            options = {"checkpoint": checkpoint} if isinstance(module, Recurrent | Sequential) else {}
             with _place(position, module):
-                x, final, tape = module._forward(x, entry, lengths, resets, record)
+                x, final, tape = module._forward(x, entry, lengths, resets, record, **options)
             states.append(final)
             tapes += [tape] if tape is not None else []
             if not module._keeps_time:

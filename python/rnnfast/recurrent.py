@@ -9,13 +9,14 @@ Letters: T steps, B batch, I input, H hidden, G gates (a weight has G·H rows), 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from rnnfast import _kernels, checks, init, threads
+from rnnfast import _kernels, checkpointing, checks, init, threads
+from rnnfast.checkpointing import Checkpoint, Checkpoints
 from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
 from rnnfast.streaming import Stream
@@ -30,51 +31,79 @@ class Run:
     """What a forward call of a stack keeps. All arrays are time-major views or arrays; k = layer·D + direction."""
 
     initial: tuple[Array, ...] | None  # the states before the first step, (L·D, B, H) each
-    lengths: Array | None
+    lengths: Array | None  # of the whole sequences
     resets: Array | None
     masks: Key = NO_MASKS  # of the dropout between layers
+    begin: int = 0  # the first step, where the run has a segment of longer sequences
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
     outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
     states: list[tuple[Array, ...]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
     saved: list[Array | None] = field(default_factory=list)  # by k, (T, B, ·): a step's values, the gates (G·H) first
 
 
-class RecurrentTape(Tape[Run]):
+# Sees what backward finds on its way: k, the run and the whole gradient of each state at each step, (T, B, H) each and
+# zero past a row's length.
+Watch: TypeAlias = Callable[[int, Run, tuple[Array, ...]], None]
+
+
+class RecurrentTape(Tape[Run | Checkpoints]):
     """The tape of a recurrent layer. Its arrays are copies, made on access, zero past a row's length.
 
-    They are time-major whatever the layer's `batch_first`; layer l in direction d stands at l·D + d.
+    They are time-major whatever the layer's `batch_first`; layer l in direction d stands at l·D + d. The tape of a
+    forward pass with `checkpoint` has none of them: RuntimeError.
     """
 
     __slots__ = ("_gates", "_width")
 
-    def __init__(self, module: Recurrent, record: Run, y: Array) -> None:
+    def __init__(self, module: Recurrent, record: Run | Checkpoints, y: Array) -> None:
         super().__init__(module, record, y)
         self._gates, self._width = _CELLS[module._cell]["gates"], module.hidden_size
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all arrays that the tape keeps alive, y among them, without x."""
+        record = self.record
+        run = record.run if isinstance(record, Checkpoints) else record
+        groups: list[Any] = [run.initial or (), (run.lengths, run.resets), run.inputs[1:], run.outputs, run.saved]
+        groups += record.states
+        arrays = {id(array): array for group in groups for array in group if array is not None}
+        return sum(array.nbytes for array in arrays.values())
+
+    def _run(self, name: str) -> Run:
+        """The record, for the property `name`."""
+        record = self.record
+        if isinstance(record, Checkpoints):
+            raise RuntimeError(f"{name}: not kept by forward(checkpoint={record.steps}), which computes it anew")
+        return record
 
     @property
     def hidden(self) -> Array:
         """Every h_t: (L·D, T, B, H)."""
         width = self._width
-        return np.stack([y[..., k : k + width] for y in self.record.outputs for k in range(0, y.shape[-1], width)])
+        outputs = self._run("hidden").outputs
+        return np.stack([y[..., k : k + width] for y in outputs for k in range(0, y.shape[-1], width)])
 
     @property
     def cell(self) -> Array:
         """Every c_t: (L·D, T, B, H). AttributeError if the cell has no state but h."""
-        if not self.record.states[0]:
+        run = self._run("cell")
+        if not run.states[0]:
             raise AttributeError("cell: this layer has no state but h")
-        return self._blank(np.stack([states[0] for states in self.record.states]))
+        return self._blank(run, np.stack([states[0] for states in run.states]))
 
     @property
     def gates(self) -> Array:
         """Every gate after its activation, in the order of the weights' rows: (L·D, T, B, G, H)."""
+        run = self._run("gates")
         of_gates = self._gates * self._width
-        saved = [values[..., :of_gates] for values in self.record.saved if values is not None]
+        saved = [values[..., :of_gates] for values in run.saved if values is not None]
         saved = [values.reshape(*values.shape[:2], self._gates, self._width) for values in saved]
-        return self._blank(np.stack(saved)) if saved else self.hidden[..., None, :]  # a plain RNN's gate is h itself
+        return self._blank(run, np.stack(saved)) if saved else self.hidden[..., None, :]  # an RNN's gate is h itself
 
-    def _blank(self, array: Array) -> Array:
-        if self.record.lengths is not None:
-            array[:, checks.past(self.record.lengths, array.shape[1])] = 0
+    @staticmethod
+    def _blank(run: Run, array: Array) -> Array:
+        if run.lengths is not None:
+            array[:, checks.past(run.lengths, array.shape[1])] = 0
         return array
 
 
@@ -203,27 +232,41 @@ class Recurrent(Module):
     def _state(self, arrays: tuple[Array, ...]) -> State:
         return arrays[0] if len(arrays) == 1 else arrays
 
-    def _new_sequence(self, steps: int, batch: int, width: int, outer: bool) -> tuple[Array, Array]:
-        """A new array in the caller's layout if `outer`, else time-major, and its time-major view."""
-        swapped = outer and self.batch_first
-        array = checks.empty("y", (batch, steps, width) if swapped else (steps, batch, width), self.dtype)
-        return array, checks.time_major(array, swapped)
+    def _new_sequence(self, steps: int, batch: int, width: int) -> Array:
+        return checks.empty("y", (steps, batch, width), self.dtype)
+
+    def _new_output(self, steps: int, batch: int, width: int) -> tuple[Array, Array]:
+        """A new array in the caller's layout, and its time-major view."""
+        array = checks.empty("y", (batch, steps, width) if self.batch_first else (steps, batch, width), self.dtype)
+        return array, checks.time_major(array, self.batch_first)
 
     def _drop(self, x: Array, layer: int, run: Run) -> Array:
         """The output of `layer`, or its gradient, with the call's mask applied."""
         if run.masks is NO_MASKS:
             return x
-        dropped = np.empty_like(x)
-        _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve())
+        dropped = self._new_sequence(*x.shape)
+        _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
         return dropped
 
     def forward(
-        self, x: Any, state: State = None, lengths: Any = None, resets: Any = None
+        self,
+        x: Any,
+        state: State = None,
+        lengths: Any = None,
+        resets: Any = None,
+        *,
+        checkpoint: Checkpoint = None,
     ) -> tuple[Array, State, RecurrentTape]:
-        """Training: (y, state, tape); see `Module.forward`. The tape has `hidden`, `cell` and `gates`."""
-        y, state, tape = super().forward(x, state, lengths, resets)
-        assert isinstance(tape, RecurrentTape)
-        return y, state, tape
+        """Training: (y, state, tape); see `Module.forward`. The tape has `hidden`, `cell` and `gates`.
+
+        With `checkpoint`, the steps of a segment or True for 2√T, the tape keeps the states at the ends of segments
+        alone, and backward computes the rest again, segment by segment: O(√T) memory instead of O(T), for the time of
+        one more forward pass. Every gradient has the same bits. ValueError for a bidirectional layer, whose second
+        direction comes from the end; `hidden`, `cell` and `gates` of the tape raise RuntimeError.
+        """
+        y, state, tape = self._forward(x, state, lengths, resets, record=True, checkpoint=checkpoint)
+        assert tape is not None
+        return self._read_only(y), state, tape
 
     def stream(self, batch_size: int = 1) -> Stream:
         """The layer one step a call, with packed weights and a state of its own; see `Stream`.
@@ -233,11 +276,14 @@ class Recurrent(Module):
         return Stream(self, batch_size)
 
     def _forward(
-        self, x: Any, state: State, lengths: Any, resets: Any, record: bool
+        self, x: Any, state: State, lengths: Any, resets: Any, record: bool, checkpoint: Checkpoint = None
     ) -> tuple[Array, State, RecurrentTape | None]:
         shape = (*checks.leading(self.batch_first), self.input_size)
         x = checks.time_major(checks.features("x", x, shape, self.dtype), self.batch_first)
         steps, batch = x.shape[:2]
+        segment = checkpointing.segment_steps(checkpoint, steps)
+        if segment is not None and self.bidirectional:
+            raise ValueError("checkpoint: expected None for a bidirectional layer, whose second direction starts last")
         initial = self._check_states(state, batch, tuple(f"{name}0" for name in self._state_names), "state")
         run = Run(
             initial if initial is None or not record else tuple(array.copy() for array in initial),
@@ -247,13 +293,21 @@ class Recurrent(Module):
         if record and self.training and self.dropout and self.num_layers > 1:
             run.masks = self._masks.next_key(self.dropout)
         final = self._new_states(batch)
-        for layer in range(self.num_layers):
-            outer = layer == self.num_layers - 1
-            y, seq = self._new_sequence(steps, batch, self._directions * self.hidden_size, outer)
-            self._forward_layer(layer, x, seq, final, run, record)
-            if not outer:
-                x = self._drop(seq, layer, run)
-        return y, self._state(final), RecurrentTape(self, run, y) if record else None
+        y, seq = self._new_output(steps, batch, self._directions * self.hidden_size)
+        kept: Run | Checkpoints = run
+        if segment is None:
+            self._forward_stack(x, seq, final, run, record)
+        else:
+            kept = checkpointing.forward(self, x, seq, final, run, segment)
+        return y, self._state(final), RecurrentTape(self, kept, y) if record else None
+
+    def _forward_stack(self, x: Array, y: Array, final: tuple[Array, ...], run: Run, record: bool) -> None:
+        """Run the layers one after another; record them in `run`."""
+        for layer in range(self.num_layers - 1):
+            between = self._new_sequence(*y.shape)
+            self._forward_layer(layer, x, between, final, run, record)
+            x = self._drop(between, layer, run)
+        self._forward_layer(self.num_layers - 1, x, y, final, run, record)
 
     def _forward_layer(self, layer: int, x: Array, y: Array, final: tuple[Array, ...], run: Run, record: bool) -> None:
         """Run one layer in its directions; record it in `run`."""
@@ -285,6 +339,7 @@ class Recurrent(Module):
                 run.resets,
                 direction == 1,
                 threads.resolve(),
+                begin=run.begin,
             )
 
     def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
@@ -300,20 +355,46 @@ class Recurrent(Module):
         return self._check_states(dstate, batch, tuple(f"d{name}" for name in self._state_names), "dstate")
 
     def _backward(
-        self, tape: Tape[Any], dy: Array | None, dstate: State, need_dx: bool, grads: Mapping[str, Array]
+        self,
+        tape: Tape[Any],
+        dy: Array | None,
+        dstate: State,
+        need_dx: bool,
+        grads: Mapping[str, Array],
+        watch: Watch | None = None,
     ) -> tuple[Array | None, State]:
-        run: Run = tape.record
-        steps, batch = run.inputs[0].shape[:2]
+        record: Run | Checkpoints = tape.record
+        batch, steps = tape.shape[:2] if self.batch_first else tape.shape[1::-1]
         dinitial = self._new_states(batch)
         dseq = None if dy is None else checks.time_major(dy, self.batch_first)
-        for layer in reversed(range(self.num_layers)):
-            dx = dx_seq = None
-            if layer or need_dx:
-                dx, dx_seq = self._new_sequence(steps, batch, run.inputs[layer].shape[-1], outer=layer == 0)
-            self._backward_layer(layer, run, dseq, dstate, dx_seq, dinitial, grads)
-            if layer and dx_seq is not None:
-                dseq = self._drop(dx_seq, layer - 1, run)
+        dx = dx_seq = None
+        if need_dx:
+            dx, dx_seq = self._new_output(steps, batch, self.input_size)
+        if isinstance(record, Checkpoints):
+            checkpointing.backward(self, record, dseq, dstate, dx_seq, dinitial, grads, watch)
+        else:
+            self._backward_stack(record, dseq, dstate, dx_seq, dinitial, grads, watch=watch)
         return dx, self._state(dinitial)
+
+    def _backward_stack(
+        self,
+        run: Run,
+        dy: Array | None,
+        dstate: tuple[Array, ...] | None,
+        dx: Array | None,
+        dinitial: tuple[Array, ...],
+        grads: Mapping[str, Array],
+        *,
+        resume: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        """Backpropagate through the layers, last one first."""
+        for layer in reversed(range(self.num_layers)):
+            x = run.inputs[layer]
+            to = self._new_sequence(*x.shape) if layer else dx
+            self._backward_layer(layer, run, dy, dstate, to, dinitial, grads, resume, watch)
+            if layer and to is not None:
+                dy = self._drop(to, layer - 1, run)
 
     def _backward_layer(
         self,
@@ -324,16 +405,20 @@ class Recurrent(Module):
         dx: Array | None,
         dinitial: tuple[Array, ...],
         grads: Mapping[str, Array],
+        resume: bool,
+        watch: Watch | None,
     ) -> None:
         """Backpropagate through one layer; its second direction adds into dx."""
         for direction in range(self._directions):
             k = layer * self._directions + direction
+            y = self._half(run.outputs[layer], direction)
+            over_time = tuple(np.zeros(y.shape, self.dtype) for _ in dinitial) if watch else None
             _kernels.backward(
                 self._cell,
                 run.inputs[layer],
                 self._weights(self.params, layer, direction),
                 None if run.initial is None else tuple(array[k] for array in run.initial),
-                self._half(run.outputs[layer], direction),
+                y,
                 run.states[k],
                 run.saved[k],
                 None if dy is None else self._half(dy, direction),
@@ -346,4 +431,9 @@ class Recurrent(Module):
                 run.resets,
                 direction == 1,
                 threads.resolve(),
+                begin=run.begin,
+                resume=resume,
+                over_time=over_time,
             )
+            if watch and over_time is not None:
+                watch(k, run, over_time)

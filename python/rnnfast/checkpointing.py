@@ -1,0 +1,110 @@
+"""A long sequence backward in the memory of a short one.
+
+A forward pass in segments keeps the states between them and nothing else over time. The backward pass takes the
+segments last one first: it runs each forward again, now keeping what backward needs, and then back. The states come
+out the same, and sums go on from segment to segment, so that every gradient has the bits of the pass in one piece.
+
+With some √T segments of some √T steps a tape needs O(√T) memory instead of O(T), for one more forward pass (Chen et
+al., 2016, "Training deep nets with sublinear memory cost"; for recurrent networks Gruslys et al., 2016).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from rnnfast import _kernels, checks, threads
+from rnnfast.checks import Array
+from rnnfast.module import Arrays
+
+if TYPE_CHECKING:
+    from rnnfast.recurrent import Recurrent, Run, Watch
+
+__all__ = ["Checkpoint", "Checkpoints", "segment_steps"]
+
+Checkpoint: TypeAlias = int | bool | None  # the steps of a segment; True: 2√T; False, None: one piece
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """What a forward call in segments keeps."""
+
+    run: Run  # of the whole sequence, without its arrays over time
+    x: Array  # (T, B, I)
+    steps: int  # of a segment; the last may be shorter
+    states: list[tuple[Array, ...]]  # before each segment but the first, (L, B, H) each
+
+    def segments(self) -> list[tuple[int, int]]:
+        """First step and end of each; one that is empty where there are no steps."""
+        total = len(self.x)
+        return [(begin, min(begin + self.steps, total)) for begin in range(0, max(total, 1), self.steps)]
+
+    def piece(self, number: int, begin: int, end: int) -> Run:
+        """A run of one segment, with nothing recorded yet. Its lengths are those of the whole sequences."""
+        return replace(
+            self.run,
+            initial=self.states[number - 1] if number else self.run.initial,
+            resets=None if self.run.resets is None else self.run.resets[begin:end],
+            begin=begin,
+            inputs=[],
+            outputs=[],
+            states=[],
+            saved=[],
+        )
+
+
+def segment_steps(checkpoint: Checkpoint, steps: int) -> int | None:
+    """The steps of a segment of a sequence that has so many; None: one piece."""
+    if checkpoint is None or isinstance(checkpoint, bool | np.bool):
+        # Each segment packs the weights anew. Twice √T steps spread that over more of them, and a tape of 4,096 steps
+        # still needs less than 4 % of the memory.
+        return max(2 * math.isqrt(steps), 1) if checkpoint else None
+    return checks.size("checkpoint", checkpoint)
+
+
+def forward(layer: Recurrent, x: Array, y: Array, final: tuple[Array, ...], run: Run, steps: int) -> Checkpoints:
+    """Run a stack over all segments and keep the states between them."""
+    record = Checkpoints(run, x, steps, [])
+    segments = record.segments()
+    for number, (begin, end) in enumerate(segments):
+        last = number + 1 == len(segments)
+        after = final if last else layer._new_states(x.shape[1])
+        layer._forward_stack(x[begin:end], y[begin:end], after, record.piece(number, begin, end), record=False)
+        if not last:
+            record.states.append(after)
+    return record
+
+
+def backward(
+    layer: Recurrent,
+    record: Checkpoints,
+    dy: Array | None,
+    dstate: tuple[Array, ...] | None,
+    dx: Array | None,
+    dinitial: tuple[Array, ...],
+    grads: Mapping[str, Array],
+    watch: Watch | None,
+) -> None:
+    """Run every segment again and back, last one first; what `Recurrent._backward_stack` does for a whole sequence."""
+    sums = Arrays(np.zeros(layer._count(), layer.dtype), layer._shapes)
+
+    def segment(number: int, begin: int, end: int) -> None:
+        """In a function of its own, so that what it has recorded is gone before the next one begins."""
+        run = record.piece(number, begin, end)
+        y = layer._new_sequence(end - begin, record.x.shape[1], layer.hidden_size)
+        layer._forward_stack(record.x[begin:end], y, layer._new_states(record.x.shape[1]), run, record=True)
+        dy_part = None if dy is None else dy[begin:end]
+        dx_part = None if dx is None else dx[begin:end]
+        # The gradient of a segment's first state is that of the last state of the one before.
+        layer._backward_stack(run, dy_part, dstate, dx_part, dinitial, sums, resume=True, watch=watch)
+
+    for number, (begin, end) in reversed(list(enumerate(record.segments()))):
+        segment(number, begin, end)
+        dstate = tuple(array.copy() for array in dinitial)
+    for name, total in sums.items():
+        # grads −= −1 · total, by a kernel: subnormal numbers count as zero there, as in the pass in one piece.
+        _kernels.sgd_step(grads[name].reshape(-1), total.reshape(-1), None, -1.0, 0.0, 1.0, math.inf, threads.resolve())
