@@ -49,6 +49,7 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        grad_clip: float | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -61,6 +62,7 @@ class RNN(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            grad_clip=grad_clip,
             dtype=dtype,
             seed=seed,
         )
@@ -117,6 +119,7 @@ class LSTM(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        grad_clip: float | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
         peephole: bool = False,
@@ -136,6 +139,7 @@ class LSTM(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            grad_clip=grad_clip,
             dtype=dtype,
             seed=seed,
         )
@@ -187,6 +191,7 @@ class GRU(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        grad_clip: float | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
         reset_after: bool = True,
@@ -202,6 +207,7 @@ class GRU(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            grad_clip=grad_clip,
             dtype=dtype,
             seed=seed,
         )
@@ -240,6 +246,7 @@ class IndRNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        grad_clip: float | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -252,6 +259,7 @@ class IndRNN(Recurrent):
             batch_first=batch_first,
             dropout=dropout,
             bidirectional=bidirectional,
+            grad_clip=grad_clip,
             dtype=dtype,
             seed=seed,
         )

@@ -8,6 +8,7 @@ Letters: T steps, B batch, I input, H hidden, G gates (a weight has G·H rows), 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -121,6 +122,10 @@ class Recurrent(Module):
             alone, so they don't vary with the number of threads.
         bidirectional: whether every layer also has a second set of weights that reads the sequence from its end; y is
             the two outputs side by side.
+        grad_clip: a bound g for each element of ∂L/∂h_t in backward, or None: at every step it is clamped to −g … g
+            before it goes back through the cell, so that a gradient can't grow from step to step (Graves, 2013,
+            "Generating sequences with recurrent neural networks"). It is the gradient that comes from y and from the
+            steps after; the gradients of the other states, of x and of the initial state are not clamped.
         dtype: float32 or float64, of the parameters and of all arrays in and out.
         seed: of the initial values and of the masks; None draws one from the system.
 
@@ -143,6 +148,7 @@ class Recurrent(Module):
         "batch_first",
         "dropout",
         "bidirectional",
+        "grad_clip",
         "dtype",
         "seed",
     )
@@ -168,6 +174,7 @@ class Recurrent(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        grad_clip: float | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -178,6 +185,7 @@ class Recurrent(Module):
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
         self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.grad_clip = None if grad_clip is None else checks.real("grad_clip", grad_clip, open_low=True)
         self.seed = init.choose_seed(seed)
         if self.dropout and self.num_layers == 1:
             warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=2)
@@ -433,6 +441,7 @@ class Recurrent(Module):
                 threads.resolve(),
                 begin=run.begin,
                 resume=resume,
+                clip=math.inf if self.grad_clip is None else self.grad_clip,
                 over_time=over_time,
             )
             if watch and over_time is not None:
