@@ -119,8 +119,13 @@ class _Parameter:
 
 
 def _default(parameter: _Parameter, generator: np.random.Generator) -> Array:
-    """PyTorch's: N(0, 1) for an embedding, else U(−1/√K, 1/√K), K = H of a recurrent layer, I of a linear one."""
+    """PyTorch's: N(0, 1) for an embedding, else U(−1/√K, 1/√K), K = H of a recurrent layer, I of a linear one.
+
+    A trained initial state, which PyTorch has not, begins with zeros.
+    """
     owner, shape = parameter.owner, parameter.shape
+    if parameter.kind.startswith("initial_"):
+        return np.zeros(shape)
     if hasattr(owner, "num_embeddings"):
         return generator.standard_normal(shape)
     fan = float(owner.hidden_size if parameter.cell is not None else owner.in_features)

@@ -50,6 +50,7 @@ class RNN(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         grad_clip: float | None = None,
+        train_initial_state: bool = False,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class RNN(Recurrent):
             dropout=dropout,
             bidirectional=bidirectional,
             grad_clip=grad_clip,
+            train_initial_state=train_initial_state,
             dtype=dtype,
             seed=seed,
         )
@@ -120,6 +122,7 @@ class LSTM(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         grad_clip: float | None = None,
+        train_initial_state: bool = False,
         dtype: Any = np.float32,
         seed: int | None = None,
         peephole: bool = False,
@@ -140,6 +143,7 @@ class LSTM(Recurrent):
             dropout=dropout,
             bidirectional=bidirectional,
             grad_clip=grad_clip,
+            train_initial_state=train_initial_state,
             dtype=dtype,
             seed=seed,
         )
@@ -192,6 +196,7 @@ class GRU(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         grad_clip: float | None = None,
+        train_initial_state: bool = False,
         dtype: Any = np.float32,
         seed: int | None = None,
         reset_after: bool = True,
@@ -208,6 +213,7 @@ class GRU(Recurrent):
             dropout=dropout,
             bidirectional=bidirectional,
             grad_clip=grad_clip,
+            train_initial_state=train_initial_state,
             dtype=dtype,
             seed=seed,
         )
@@ -247,6 +253,7 @@ class IndRNN(Recurrent):
         dropout: float = 0.0,
         bidirectional: bool = False,
         grad_clip: float | None = None,
+        train_initial_state: bool = False,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -260,6 +267,7 @@ class IndRNN(Recurrent):
             dropout=dropout,
             bidirectional=bidirectional,
             grad_clip=grad_clip,
+            train_initial_state=train_initial_state,
             dtype=dtype,
             seed=seed,
         )

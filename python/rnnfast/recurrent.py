@@ -34,6 +34,7 @@ class Run:
     initial: tuple[Array, ...] | None  # the states before the first step, (L·D, B, H) each
     lengths: Array | None  # of the whole sequences
     resets: Array | None
+    own_initial: bool = False  # the initial states are the layer's parameters
     masks: Key = NO_MASKS  # of the dropout between layers
     begin: int = 0  # the first step, where the run has a segment of longer sequences
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
@@ -126,6 +127,10 @@ class Recurrent(Module):
             before it goes back through the cell, so that a gradient can't grow from step to step (Graves, 2013,
             "Generating sequences with recurrent neural networks"). It is the gradient that comes from y and from the
             steps after; the gradients of the other states, of x and of the initial state are not clamped.
+        train_initial_state: whether the state that stands for ``state=None`` is trained: parameters `initial_h` (and
+            `initial_c`) (L·D, H), zeros at first, the same for every row of a batch. Their gradient is that of the
+            initial state, summed over the rows in a fixed order; a call that is given a state leaves it alone.
+            `resets` restore zeros all the same.
         dtype: float32 or float64, of the parameters and of all arrays in and out.
         seed: of the initial values and of the masks; None draws one from the system.
 
@@ -149,6 +154,7 @@ class Recurrent(Module):
         "dropout",
         "bidirectional",
         "grad_clip",
+        "train_initial_state",
         "dtype",
         "seed",
     )
@@ -175,6 +181,7 @@ class Recurrent(Module):
         dropout: float = 0.0,
         bidirectional: bool = False,
         grad_clip: float | None = None,
+        train_initial_state: bool = False,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -186,12 +193,17 @@ class Recurrent(Module):
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
         self.bidirectional = checks.flag("bidirectional", bidirectional)
         self.grad_clip = None if grad_clip is None else checks.real("grad_clip", grad_clip, open_low=True)
+        self.train_initial_state = checks.flag("train_initial_state", train_initial_state)
         self.seed = init.choose_seed(seed)
         if self.dropout and self.num_layers == 1:
             warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=2)
         self._masks = Masks(self.seed)
         super().__init__(self._parameter_shapes(), checks.float_dtype(dtype))
-        init.uniform(self.params, self.hidden_size**-0.5, self.seed)
+        states = self._initial_names()
+        drawn = {name: array for name, array in self.params.items() if name not in states}
+        init.uniform(drawn, self.hidden_size**-0.5, self.seed)
+        for name in states:
+            self.params[name][...] = 0
 
     # ---- the cell ----------------------------------------------------------------------------------------------------
     def _cell_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
@@ -223,7 +235,17 @@ class Recurrent(Module):
             for direction in range(self._directions):
                 for name, shape in self._cell_shapes(inputs).items():
                     shapes[name + self._suffix(layer, direction)] = shape
-        return shapes
+        states = self.num_layers * self._directions, self.hidden_size
+        return shapes | dict.fromkeys(self._initial_names(), states)
+
+    def _initial_names(self) -> tuple[str, ...]:
+        """The parameters that stand for a state that isn't given; none where that is zeros."""
+        return tuple(f"initial_{name}" for name in self._state_names) if self.train_initial_state else ()
+
+    def _initial_states(self, batch: int) -> tuple[Array, ...] | None:
+        """The states of a call that is given none, (L·D, B, H) each; None for zeros."""
+        names = self._initial_names()
+        return tuple(np.repeat(self.params[name][:, None], batch, axis=1) for name in names) if names else None
 
     def _half(self, array: Array, direction: int) -> Array:
         """The features of one direction: a view (T, B, H) of (T, B, D·H)."""
@@ -293,10 +315,15 @@ class Recurrent(Module):
         if segment is not None and self.bidirectional:
             raise ValueError("checkpoint: expected None for a bidirectional layer, whose second direction starts last")
         initial = self._check_states(state, batch, tuple(f"{name}0" for name in self._state_names), "state")
+        if initial is None:
+            initial = self._initial_states(batch)
+        elif record:
+            initial = tuple(array.copy() for array in initial)
         run = Run(
-            initial if initial is None or not record else tuple(array.copy() for array in initial),
+            initial,
             checks.lengths(lengths, steps, batch),
             checks.resets(resets, steps, batch, self.batch_first),
+            own_initial=state is None and self.train_initial_state,
         )
         if record and self.training and self.dropout and self.num_layers > 1:
             run.masks = self._masks.next_key(self.dropout)
@@ -380,8 +407,13 @@ class Recurrent(Module):
             dx, dx_seq = self._new_output(steps, batch, self.input_size)
         if isinstance(record, Checkpoints):
             checkpointing.backward(self, record, dseq, dstate, dx_seq, dinitial, grads, watch)
+            run = record.run
         else:
             self._backward_stack(record, dseq, dstate, dx_seq, dinitial, grads, watch=watch)
+            run = record
+        if run.own_initial:
+            for name, gradient in zip(self._initial_names(), dinitial, strict=True):
+                grads[name][...] += gradient.sum(axis=1)
         return dx, self._state(dinitial)
 
     def _backward_stack(

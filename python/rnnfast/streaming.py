@@ -38,7 +38,7 @@ class Stream:
         True
     """
 
-    __slots__ = ("_dtype", "_names", "_native", "_shape", "step")
+    __slots__ = ("_dtype", "_initial", "_names", "_native", "_shape", "step")
 
     step: Callable[[Any], Array]
 
@@ -48,6 +48,7 @@ class Stream:
                 "bidirectional: expected False for a stream, got True: the second direction starts at the end"
             )
         batch = checks.size("batch_size", batch_size)
+        self._initial = layer._initial_states(batch)
         weights = [layer._weights(layer.params, k, 0) for k in range(layer.num_layers)]
         self._native = _kernels.make_stream(
             layer._cell, weights, batch, threads.resolve(), 1, None, False, layer.flat_params
@@ -55,10 +56,15 @@ class Stream:
         self._names, self._dtype = layer._state_names, layer.dtype
         self._shape = (layer.num_layers, batch, layer.hidden_size)
         self.step = self._native.step
+        if self._initial is not None:
+            self.state = None
 
     @property
     def state(self) -> State:
-        """The state after the last step, h or (h, c), each a copy (L, batch_size, H); may be set, None for zeros."""
+        """The state after the last step, h or (h, c), each a copy (L, batch_size, H).
+
+        May be set; None stands for what it does in a call of the layer: zeros, or the layer's trained initial state.
+        """
         arrays = tuple(self._native.get_state(k) for k in range(len(self._names)))
         return arrays[0] if len(arrays) == 1 else arrays
 
@@ -66,17 +72,22 @@ class Stream:
     def state(self, value: State) -> None:
         blocks = checks.states("state", value, self._names, self._shape, self._dtype)
         for k in range(len(self._names)):
-            self._native.set_state(k, np.zeros(self._shape, self._dtype) if blocks is None else blocks[k])
+            self._native.set_state(k, self._start(k) if blocks is None else blocks[k])
+
+    def _start(self, k: int) -> Array:
+        """State k of a layer that is given none."""
+        return np.zeros(self._shape, self._dtype) if self._initial is None else self._initial[k]
 
     def reset(self, rows: Any = None) -> None:
-        """Start anew with a state of zeros: all rows of the batch, or only `rows`.
+        """Start anew, with the state that None stands for: all rows of the batch, or only `rows`.
 
         `rows` is what selects from an axis of batch_size: an index, a list of them, a bool mask or a slice. IndexError
         if it doesn't.
         """
         for k in range(len(self._names)):
             array = self._native.get_state(k)
-            array[:, slice(None) if rows is None else rows] = 0
+            chosen = slice(None) if rows is None else rows
+            array[:, chosen] = self._start(k)[:, chosen]
             self._native.set_state(k, array)
 
     def __repr__(self) -> str:
