@@ -53,6 +53,18 @@ def test_rejects_numbers_below_one(number: int) -> None:
         rnnfast.set_num_threads(number)
 
 
+@needs_openmp
+def test_more_threads_than_openmp_bears_are_refused() -> None:
+    """Its run time would end the process without a word."""
+    rnnfast.set_num_threads(threads.MOST)
+    for number in (threads.MOST + 1, 200_000, 2**40):
+        with pytest.raises(ValueError, match=f"num_threads: expected at most 4096, got {number}"):
+            rnnfast.set_num_threads(number)
+    assert rnnfast.get_num_threads() == threads.MOST
+    code = "import rnnfast; print(rnnfast.get_num_threads())"
+    assert run_python(code, OMP_NUM_THREADS="200000") == "4096"
+
+
 @pytest.mark.parametrize("number", [2.0, "2", None])
 def test_rejects_what_is_no_integer(number: object) -> None:
     with pytest.raises(TypeError, match=f"num_threads: expected an integer, got {type(number).__name__}"):

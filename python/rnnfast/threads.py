@@ -20,6 +20,8 @@ from . import _kernels
 
 _OPENMP = _kernels.openmp()
 
+MOST = 4096  # OpenMP's run time keeps a record of each thread of a team on the caller's stack, and dies where that ends
+
 _chosen: int | None = None  # by set_num_threads
 
 # The OpenMP run time keeps its threads between calls. A forked child inherits its belief in them but not the threads,
@@ -39,7 +41,7 @@ def get_num_threads() -> int:
 def set_num_threads(num_threads: SupportsIndex) -> None:
     """Sets the number of threads of every later call in this process. It changes the time, never a bit of a result.
 
-    Raises TypeError if `num_threads` is no integer, ValueError if it is less than 1.
+    Raises TypeError if `num_threads` is no integer, ValueError if it isn't in 1 … 4096.
 
     >>> import rnnfast as rf
     >>> before = rf.get_num_threads()
@@ -108,6 +110,8 @@ def _positive(num_threads: SupportsIndex) -> int:
         raise TypeError(f"num_threads: expected an integer, got {type(num_threads).__name__}") from None
     if number < 1:
         raise ValueError(f"num_threads: expected at least 1, got {number}")
+    if number > MOST:
+        raise ValueError(f"num_threads: expected at most {MOST}, got {number}")
     return number
 
 
@@ -116,10 +120,10 @@ def _default() -> int:
     # As in OpenMP: one value for each level of nesting; what is no positive number is ignored (the run time complains).
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if first.isdecimal() and int(first) > 0:
-        return int(first)
+        return min(int(first), MOST)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cpu_quota()
-    return usable if quota is None else max(1, min(usable, math.ceil(quota)))
+    return max(1, min(usable, MOST if quota is None else math.ceil(quota), MOST))
 
 
 def _cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -13,6 +13,7 @@ from rnnfast.cli.files import output_folder
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Parser, whole
 from rnnfast.saving import write_whole
+from rnnfast.threads import MOST
 
 if TYPE_CHECKING:
     from rnnfast.benchmarks.results import Results
@@ -41,7 +42,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     parser.set_defaults(extent="default")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", help="named shapes, or T,B,I,H")
     parser.add_argument("--cells", nargs="+", metavar="NAME", help="layers: LSTM, GRU, RNN, …")
-    parser.add_argument("--threads", nargs="+", type=whole(1), metavar="N", help="thread counts; without: 1 and all")
+    count = whole(1, MOST)
+    parser.add_argument("--threads", nargs="+", type=count, metavar="N", help="thread counts; without: 1 and all")
     parser.add_argument("--rounds", type=whole(1), metavar="N", help="turns of each contender")
     parser.add_argument("--no-extras", action="store_true", help="only forward and training of the layers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time that was taken")

@@ -22,7 +22,7 @@ from rnnfast.language_model import (
     train,
 )
 from rnnfast.saving import write_whole
-from rnnfast.threads import set_num_threads
+from rnnfast.threads import MOST, set_num_threads
 
 if TYPE_CHECKING:
     from rnnfast.cli.display import Display
@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     extent.add_argument("--minutes", type=above_zero, metavar="X", help="length of the run as a time")
     training.add_argument("--eval-every", type=whole(1), default=250, metavar="N", help="steps between measurements")
     training.add_argument("--seed", type=whole(0), default=0, metavar="N", help="same seed and steps, same model")
-    training.add_argument("--threads", type=whole(1), metavar="N", help="without: all that this process may use")
+    training.add_argument("--threads", type=whole(1, MOST), metavar="N", help="without: all that this process may use")
 
     sample = parser.add_argument_group("sample")
     sample.add_argument("--sample-length", type=whole(0), default=500, metavar="N", help="characters to write")
