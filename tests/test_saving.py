@@ -144,45 +144,67 @@ def test_a_truncated_file_is_refused(size: int, path: Path) -> None:
         rf.load(path)
 
 
+def write_linear(path: Path, header: str) -> None:
+    """The tensors of a Linear(4, 2), and whatever describes them."""
+    save_file(rf.Linear(4, 2, seed=0).state_dict(), path, {"rnnfast": header})
+
+
+def linear_header() -> dict[str, Any]:
+    architecture = {"class": "Linear", "arguments": rf.Linear(4, 2, seed=0).config}
+    return {"format": "1", "model": architecture, "metadata": {}}
+
+
+def test_a_sound_header_is_taken(path: Path) -> None:
+    """What the tests below damage would be a model otherwise."""
+    write_linear(path, json.dumps(linear_header()))
+    assert repr(rf.load(path)) == "Linear(4, 2)"
+    assert np.array_equal(rf.load(path).flat_params, rf.Linear(4, 2, seed=0).flat_params)
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "reason"),
     [
-        lambda model: model.update({"class": "Module"}),
-        lambda model: model.update({"class": "os.system"}),
-        lambda model: model.update({"class": ["Linear"]}),
-        lambda model: model.pop("class"),
-        lambda model: model.pop("arguments"),
-        lambda model: model.update(arguments=None),
-        lambda model: model["arguments"].update(in_features=7),
-        lambda model: model["arguments"].update(in_features="4"),
-        lambda model: model["arguments"].update(in_features=2**62),
-        lambda model: model["arguments"].update(dtype="object"),
-        lambda model: model["arguments"].update(shell="rm"),
-        lambda model: model.update({"class": "Sequential", "arguments": {"modules": 3}}),
-        lambda model: model.update({"class": "Sequential", "arguments": {"modules": []}}),
-        lambda model: model.update({"class": "Sequential"}),
+        (lambda model: model.update({"class": "Module"}), "'Module'"),
+        (lambda model: model.update({"class": "os.system"}), "'os.system'"),
+        (lambda model: model.update({"class": ["Linear"]}), "unhashable"),
+        (lambda model: model.pop("class"), "'class'"),
+        (lambda model: model.pop("arguments"), "'arguments'"),
+        (lambda model: model.update(arguments=None), "must be a mapping"),
+        (lambda model: model["arguments"].update(in_features=7), r"weight: expected \(2, 7\), got \(2, 4\)"),
+        (lambda model: model["arguments"].update(bias=False), "unexpected bias"),
+        (lambda model: model["arguments"].update(in_features="4"), "in_features: expected an integer, got str"),
+        (lambda model: model["arguments"].update(in_features=2**62), "too large to address"),
+        (lambda model: model["arguments"].update(in_features=2**50), "Unable to allocate"),
+        (lambda model: model["arguments"].update(dtype="object"), "dtype: expected float32 or float64"),
+        (lambda model: model["arguments"].update(shell="rm"), "unexpected keyword argument 'shell'"),
+        (lambda model: model.update({"class": "Sequential", "arguments": {"modules": 3}}), "not iterable"),
+        (lambda model: model.update({"class": "Sequential", "arguments": {"modules": []}}), "expected at least one"),
+        (lambda model: model.update({"class": "Sequential"}), "'modules'"),
     ],
 )
-def test_a_damaged_architecture_is_refused(change: Change, path: Path) -> None:
-    model = {"class": "Linear", "arguments": rf.Linear(4, 2, seed=0).config}
-    change(model)
-    header = {"rnnfast": "1", "model": json.dumps(model), "metadata": "{}"}
-    save_file(rf.Linear(4, 2, seed=0).state_dict(), path, header)
-    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+def test_a_damaged_architecture_is_refused(change: Change, reason: str, path: Path) -> None:
+    header = linear_header()
+    change(header["model"])
+    write_linear(path, json.dumps(header))
+    with pytest.raises(ValueError, match=rf"not a model saved by rnnfast, or damaged \(.*{reason}"):
         rf.load(path)
 
 
 @pytest.mark.parametrize(
-    "header",
+    ("header", "reason"),
     [
-        {"rnnfast": "2", "model": "{}", "metadata": "{}"},
-        {"rnnfast": "1", "model": "{", "metadata": "{}"},
-        {"rnnfast": "1", "model": "[" * 100_000, "metadata": "{}"},
-        {"rnnfast": "1", "model": "3", "metadata": "{}"},
-        {"rnnfast": "1", "metadata": "{}"},
+        ('{"format": "2"}', "no model of format 1"),
+        ("{}", "no model of format 1"),
+        ('{"format": "1", "model": {', "Expecting"),
+        ("[" * 100_000, "recursion"),
+        ("3", "'int' object has no attribute"),
+        ('{"format": "1", "model": 3, "metadata": {}}', "not subscriptable"),
+        ('{"format": "1", "metadata": {}}', "'model'"),
+        (json.dumps({k: v for k, v in linear_header().items() if k != "metadata"}), "'metadata'"),
+        (json.dumps(linear_header() | {"metadata": 3}), "not iterable"),
     ],
 )
-def test_a_damaged_header_is_refused(header: dict[str, str], path: Path) -> None:
-    save_file(rf.Linear(4, 2, seed=0).state_dict(), path, header)
-    with pytest.raises(ValueError, match="not a model saved by rnnfast, or damaged"):
+def test_a_damaged_header_is_refused(header: str, reason: str, path: Path) -> None:
+    write_linear(path, header)
+    with pytest.raises(ValueError, match=rf"not a model saved by rnnfast, or damaged \(.*{reason}"):
         rf.load(path)
