@@ -329,6 +329,16 @@ def test_other_models_are_no_language_models(tmp_path: Path) -> None:
         LanguageModel.load(tmp_path / "nothing")
 
 
+def test_modules_that_do_not_fit_together_are_no_language_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    LanguageModel(Vocabulary("abc"), rf.Sequential(rf.Embedding(3, 4), rf.GRU(7, 5), rf.Linear(5, 3))).save(path)
+    with pytest.raises(ValueError, match=r"not a language model, or damaged \(x: expected \(T, B, 7\), got"):
+        LanguageModel.load(path)
+    sequences = rf.Sequential(rf.Embedding(3, 4, batch_first=True), rf.Linear(4, 3, batch_first=True))
+    with pytest.raises(ValueError, match="network: expected batch_first=False, got True"):
+        LanguageModel(Vocabulary("abc"), sequences)
+
+
 def test_weights_that_are_no_numbers_are_damage(tmp_path: Path) -> None:
     model, path = small_model(), tmp_path / "model.safetensors"
     state = model.network.state_dict()

@@ -202,6 +202,7 @@ def test_a_damaged_architecture_is_refused(change: Change, reason: str, path: Pa
         ('{"format": "1", "metadata": {}}', "'model'"),
         (json.dumps({k: v for k, v in linear_header().items() if k != "metadata"}), "'metadata'"),
         (json.dumps(linear_header() | {"metadata": 3}), "not iterable"),
+        (json.dumps(linear_header() | {"metadata": {"vocabulary": ["a"]}}), "expected strings"),
     ],
 )
 def test_a_damaged_header_is_refused(header: str, reason: str, path: Path) -> None:

@@ -158,6 +158,8 @@ class LanguageModel:
             raise ValueError(f"network: expected an Embedding of {known} characters at its beginning, got {first}")
         if not isinstance(last, Linear) or last.out_features != known:
             raise ValueError(f"network: expected a Linear with {known} outputs at its end, got {last}")
+        if network.batch_first:
+            raise ValueError("network: expected batch_first=False, got True")
         self.vocabulary = vocabulary
         self.network = network
 
@@ -245,8 +247,10 @@ class LanguageModel:
                 raise ValueError("it has no vocabulary")
             if not np.isfinite(network.flat_params).all():
                 raise ValueError("it has weights that are NaN or infinite")
-            return cls(Vocabulary(metadata["vocabulary"]), network)
-        except ValueError as error:
+            model = cls(Vocabulary(metadata["vocabulary"]), network)
+            network(np.zeros((1, 1), np.int64))  # refused if the modules don't fit together
+            return model
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)}: not a language model, or damaged ({error})") from error
 
 

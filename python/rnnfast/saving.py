@@ -33,9 +33,7 @@ def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, 
 
     if not isinstance(model, Module):
         raise TypeError(f"model: expected a module, got {type(model).__name__}")
-    given = dict(metadata or {})
-    if not all(isinstance(text, str) for item in given.items() for text in item):
-        raise TypeError("metadata: expected strings")
+    given = _strings(metadata or {})
     # One entry, since safetensors writes several in an order that varies from run to run.
     header = {"rnnfast": json.dumps({"format": _FORMAT, "model": _describe(model), "metadata": given}, sort_keys=True)}
     tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
@@ -74,7 +72,7 @@ def load_with_metadata(path: str | os.PathLike[str]) -> tuple[Module, dict[str, 
             header = json.loads((file.metadata() or {}).get("rnnfast", "{}"))
             if header.get("format") != _FORMAT:
                 raise ValueError(f"no model of format {_FORMAT}")
-            model, metadata = _build(header["model"]), dict(header["metadata"])
+            model, metadata = _build(header["model"]), _strings(header["metadata"])
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  no mapping
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{os.fspath(path)}: not a model saved by rnnfast, or damaged ({error})") from None
@@ -93,6 +91,13 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _strings(metadata: Mapping[str, str]) -> dict[str, str]:
+    strings = dict(metadata)
+    if not all(isinstance(text, str) for item in strings.items() for text in item):
+        raise TypeError("metadata: expected strings")
+    return strings
 
 
 def _describe(module: Module) -> dict[str, Any]:
