@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -120,5 +122,7 @@ def test_logistic_function_neither_overflows_nor_loses_its_tail() -> None:
 
 
 def test_example_in_the_documentation_runs() -> None:
-    results = doctest.testmod(reference)
-    assert results.attempted and not results.failed
+    names = [f"{reference.__name__}.{module.name}" for module in iter_modules(reference.__path__)]
+    results = [doctest.testmod(import_module(name)) for name in names]
+    assert sum(result.attempted for result in results)
+    assert not any(result.failed for result in results)

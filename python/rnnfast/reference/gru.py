@@ -1,0 +1,49 @@
+"""The gated recurrent unit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnnfast.reference.shared import Adjoint, Array, Cell, Params, Vectors, project, project_backward, sigmoid
+
+
+def gru_step(params: Params, x: Array, state: Vectors) -> tuple[Vectors, Vectors]:
+    """Gated recurrent unit, reset gate after the product (Cho et al. 2014, in the form of cuDNN and PyTorch).
+
+        r = σ(W_r x_t + b_r + R_r h_{t-1} + b'_r)            reset gate
+        z = σ(W_z x_t + b_z + R_z h_{t-1} + b'_z)            update gate
+        n = tanh(W_n x_t + b_n + r ∘ (R_n h_{t-1} + b'_n))   candidate
+        h_t = (1 - z) ∘ n + z ∘ h_{t-1}
+
+    x (I,), h (H,), W (3H, I), R (3H, H), b, b' (3H,); rows r z n.
+    """
+    (h,) = state
+    a, u = project(params, x, h)
+    (ar, az, an), (ur, uz, un) = np.split(a, 3), np.split(u, 3)
+    r, z = sigmoid(ar + ur), sigmoid(az + uz)
+    n = np.tanh(an + r * un)
+    return ((1 - z) * n + z * h,), (r, z, n)
+
+
+def gru_step_backward(params: Params, x: Array, state: Vectors, gates: Vectors, dstate: Vectors) -> Adjoint:
+    """The candidate's recurrent part u_n = R_n h_{t-1} + b'_n has a gradient of its own, since r scales it:
+
+        dz_n     = (1 - n²) ∘ (1 - z) ∘ dh_t
+        dz_z     = z (1 - z) ∘ (h_{t-1} - n) ∘ dh_t
+        dz_r     = r (1 - r) ∘ u_n ∘ dz_n
+        du_n     = r ∘ dz_n
+
+    W sees (dz_r, dz_z, dz_n), R sees (dz_r, dz_z, du_n), and h_{t-1} also reaches h_t past both: dh_{t-1} += z ∘ dh_t.
+    """
+    (h,), (r, z, n), (dh,) = state, gates, dstate
+    un = np.split(project(params, x, h)[1], 3)[2]
+    dzn = (1 - n**2) * (1 - z) * dh
+    dzz = z * (1 - z) * (h - n) * dh
+    dzr = r * (1 - r) * un * dzn
+    da = np.concatenate([dzr, dzz, dzn])
+    du = np.concatenate([dzr, dzz, r * dzn])
+    dx, dh_product, dparams = project_backward(params, x, h, da, du)
+    return dx, (z * dh + dh_product,), dparams
+
+
+CELLS = {"gru": Cell(("r", "z", "n"), (0.0,), gru_step, gru_step_backward)}
