@@ -3,15 +3,16 @@
 One step of one sequence at a time, on vectors, exactly as the papers print the equations; the kernels are tested
 against this package. Read it from the bottom to the top:
 
-1. `shared`: what a cell is, and the two products that most of them begin with.
-2. **The cells**, one file for each family: `rnn`, `lstm`, `gru`, `ind_rnn`, `minimal`. A cell is two
+1. `shared`: what a cell is, and the two products that most of them begin with; `layer_norm` is an option of these.
+2. **The cells**, one file for each family: `rnn`, `lstm`, `gru`, `ind_rnn`, `minimal`, `sru`, `slstm`. A cell is two
    small functions, a step and its adjoint (the step's derivatives, multiplied from the left by the gradient of the
    loss). `cells` has `CELLS`, which names them.
-3. `sequence`, **the scan**: carries the state of one sequence through time, in either direction, and back again.
-4. `stack`, **the stack**: layers × directions of scans over a batch, with the names and layouts of `rnnfast.LSTM` and
+3. `options`: what may stand between a cell and time, whatever the cell: a projection of the output, zoneout.
+4. `sequence`, **the scan**: carries the state of one sequence through time, in either direction, and back again.
+5. `stack`, **the stack**: layers × directions of scans over a batch, with the names and layouts of `rnnfast.LSTM` and
    its kin. `forward` leaves a `Tape` (`tape`), which `backward` reads.
 
-Letters: T steps, B batch, I input, H hidden, G gates; x input, h hidden state, c cell
+Letters: T steps, B batch, I input, H hidden, G gates, P features of a projected h; x input, h hidden state, c cell
 state, y output, W = `weight_ih`, R = `weight_hh`, b = `bias_ih`, b' = `bias_hh`; ∘ multiplies element by element, σ is
 the logistic function. The gates' rows lie one below the other in W (G·H, I), R (G·H, H), b and b' (G·H,). An array `dv`
 is the gradient of the loss with respect to `v`.
@@ -23,10 +24,13 @@ from __future__ import annotations
 
 from rnnfast.reference.cells import CELLS
 from rnnfast.reference.gru import (
+    gru_reset_before_step,
+    gru_reset_before_step_backward,
     gru_step,
     gru_step_backward,
 )
 from rnnfast.reference.ind_rnn import ind_rnn_step, ind_rnn_step_backward
+from rnnfast.reference.layer_norm import normalize, normalize_backward
 from rnnfast.reference.lstm import lstm_step, lstm_step_backward
 from rnnfast.reference.minimal import (
     min_gru_step,
@@ -34,6 +38,7 @@ from rnnfast.reference.minimal import (
     min_lstm_step,
     min_lstm_step_backward,
 )
+from rnnfast.reference.options import project_output, project_output_backward, zoneout, zoneout_backward
 from rnnfast.reference.rnn import rnn_step, rnn_step_backward
 from rnnfast.reference.sequence import Step, scan, scan_backward
 from rnnfast.reference.shared import (
@@ -49,8 +54,12 @@ from rnnfast.reference.shared import (
     project_backward,
     project_input,
     project_input_backward,
+    project_state,
+    project_state_backward,
     sigmoid,
 )
+from rnnfast.reference.slstm import slstm_step, slstm_step_backward
+from rnnfast.reference.sru import sru_step, sru_step_backward
 from rnnfast.reference.stack import backward, forward
 from rnnfast.reference.tape import Tape
 
@@ -67,6 +76,8 @@ __all__ = [
     "Vectors",
     "backward",
     "forward",
+    "gru_reset_before_step",
+    "gru_reset_before_step_backward",
     "gru_step",
     "gru_step_backward",
     "ind_rnn_step",
@@ -77,14 +88,26 @@ __all__ = [
     "min_gru_step_backward",
     "min_lstm_step",
     "min_lstm_step_backward",
+    "normalize",
+    "normalize_backward",
     "product",
     "project",
     "project_backward",
     "project_input",
     "project_input_backward",
+    "project_output",
+    "project_output_backward",
+    "project_state",
+    "project_state_backward",
     "rnn_step",
     "rnn_step_backward",
     "scan",
     "scan_backward",
     "sigmoid",
+    "slstm_step",
+    "slstm_step_backward",
+    "sru_step",
+    "sru_step_backward",
+    "zoneout",
+    "zoneout_backward",
 ]

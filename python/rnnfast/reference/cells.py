@@ -8,7 +8,7 @@ from rnnfast.reference.shared import Cell
 CELLS: dict[str, Cell] = {
     **rnn.CELLS,
     **lstm.CELLS,
-    **gru.CELLS,
+    "gru": gru.CELLS["gru"],
     **ind_rnn.CELLS,
     **minimal.CELLS,
 }

@@ -99,7 +99,8 @@ def lstm_step_backward(
 
 def _lstm(forget: str) -> Cell:
     step, step_backward = partial(lstm_step, forget), partial(lstm_step_backward, forget)
-    return Cell(tuple(_lstm_gates(forget)), (0.0, 0.0), step, step_backward)
+    options = frozenset({"projection", "layer_norm", "recurrent_dropout"})
+    return Cell(tuple(_lstm_gates(forget)), (0.0, 0.0), step, step_backward, options)
 
 
 CELLS = {

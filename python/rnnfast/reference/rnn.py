@@ -43,7 +43,7 @@ def rnn_step_backward(
 def _rnn(name: str) -> Cell:
     activation, slope = ACTIVATIONS[name]
     step, step_backward = partial(rnn_step, activation), partial(rnn_step_backward, slope)
-    return Cell(("h",), (0.0,), step, step_backward)
+    return Cell(("h",), (0.0,), step, step_backward, frozenset({"projection", "layer_norm", "recurrent_dropout"}))
 
 
 CELLS = {f"rnn_{name}": _rnn(name) for name in ACTIVATIONS}

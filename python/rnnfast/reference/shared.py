@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rnnfast.reference.layer_norm import normalize, normalize_backward
+
 Array = npt.NDArray[np.floating[Any]]
 Vectors = tuple[Array, ...]
 Params = Mapping[str, Array]
@@ -20,13 +22,16 @@ Activation = Callable[[Array], Array]
 class Cell:
     """A cell as the scan sees it: its gates' names in the order of the rows, its states' initial values, its equations.
 
-    The first state is h, the one that other layers and other steps see.
+    The first state is h, the one that other layers and other steps see. `options` names what it may be combined with,
+    beside what any cell may: "projection", where h_{t-1} enters through R alone; "layer_norm" and "recurrent_dropout",
+    where it begins with `project` or its parts.
     """
 
     gates: tuple[str, ...]
     initial: tuple[float, ...]
     step: Callable[[Params, Array, Vectors], tuple[Vectors, Vectors]]  # params, x, state -> state, gates
     step_backward: Callable[[Params, Array, Vectors, Vectors, Vectors], Adjoint]  # …, state, gates, dstate
+    options: frozenset[str] = frozenset()
 
 
 # ---- activations -----------------------------------------------------------------------------------------------------
@@ -61,29 +66,64 @@ def product(weight: Array, vector: Array) -> Array:
 
 def project(params: Params, x: Array, h: Array) -> tuple[Array, Array]:
     """The input's and the state's part of the pre-activations, a = W x + b and u = R h + b', each (G·H,)."""
-    a = product(params["weight_ih"], x)
-    u = product(params["weight_hh"], h)
-    if "bias_ih" in params:
-        a = a + params["bias_ih"]
-        u = u + params["bias_hh"]
-    return a, u
+    return project_input(params, x), project_state(params, h)
 
 
 def project_backward(params: Params, x: Array, h: Array, da: Array, du: Array) -> tuple[Array, Array, dict[str, Array]]:
-    """The adjoint of `project`: dx = Wᵀ da, dh = Rᵀ du, dW = da xᵀ, dR = du hᵀ, db = da, db' = du."""
-    dparams = {"weight_ih": np.outer(da, x), "weight_hh": np.outer(du, h)}
-    if "bias_ih" in params:
-        dparams |= {"bias_ih": da, "bias_hh": du}
-    return product(params["weight_ih"].T, da), product(params["weight_hh"].T, du), dparams
+    """The adjoint of `project`: dx, dh and the parameters' gradients, from those of its two parts."""
+    dx, dinput = project_input_backward(params, x, da)
+    dh, dstate = project_state_backward(params, h, du)
+    return dx, dh, dinput | dstate
 
 
 def project_input(params: Params, x: Array) -> Array:
-    """W x + b (G·H,), all that the cells need whose gates don't see h."""
-    a = product(params["weight_ih"], x)
-    return a + params["bias_ih"] if "bias_ih" in params else a
+    """a = W x + b (G·H,), all that the cells need whose gates don't see h; LN(W x) + b with `ln_ih_weight`."""
+    return _affine("ih", params, x)
 
 
 def project_input_backward(params: Params, x: Array, da: Array) -> tuple[Array, dict[str, Array]]:
     """The adjoint of `project_input`: dx = Wᵀ da, dW = da xᵀ, db = da."""
-    dparams = {"weight_ih": np.outer(da, x)} | ({"bias_ih": da} if "bias_ih" in params else {})
-    return product(params["weight_ih"].T, da), dparams
+    return _affine_backward("ih", params, x, da)
+
+
+def project_state(params: Params, h: Array) -> Array:
+    """u = R h + b' (G·H,); LN(R h) + b' with `ln_hh_weight`.
+
+    With `recurrent_scale` (the shape of h) R sees scale ∘ h in the place of h: recurrent dropout (Gal & Ghahramani
+    2016, "A theoretically grounded application of dropout in recurrent neural networks").
+    """
+    return _affine("hh", params, _scaled(params, h))
+
+
+def project_state_backward(params: Params, h: Array, du: Array) -> tuple[Array, dict[str, Array]]:
+    """The adjoint of `project_state`: dh = scale ∘ Rᵀ du, dR = du (scale ∘ h)ᵀ, db' = du."""
+    dh, dparams = _affine_backward("hh", params, _scaled(params, h), du)
+    return _scaled(params, dh), dparams
+
+
+def _scaled(params: Params, h: Array) -> Array:
+    return params["recurrent_scale"] * h if "recurrent_scale" in params else h
+
+
+def _affine(kind: str, params: Params, v: Array) -> Array:
+    """W v + b, or LN(W v) + b, by the parameters of that kind, "ih" or "hh"."""
+    z = product(params[f"weight_{kind}"], v)
+    if f"ln_{kind}_weight" in params:
+        z = normalize(z, params[f"ln_{kind}_weight"], params[f"ln_{kind}_bias"], units(params))
+    return z + params[f"bias_{kind}"] if f"bias_{kind}" in params else z
+
+
+def _affine_backward(kind: str, params: Params, v: Array, dz: Array) -> tuple[Array, dict[str, Array]]:
+    weight = params[f"weight_{kind}"]
+    dparams = {f"bias_{kind}": dz} if f"bias_{kind}" in params else {}
+    if f"ln_{kind}_weight" in params:
+        gain = params[f"ln_{kind}_weight"]
+        dz, dgain, dbias = normalize_backward(product(weight, v), gain, units(params), dz)
+        dparams |= {f"ln_{kind}_weight": dgain, f"ln_{kind}_bias": dbias}
+    return product(weight.T, dz), dparams | {f"weight_{kind}": np.outer(dz, v)}
+
+
+def units(params: Params) -> int:
+    """H, where there is an R: its columns, unless they are the features of a projected h."""
+    columns: int = params["weight_hr" if "weight_hr" in params else "weight_hh"].shape[1]
+    return columns
