@@ -5,19 +5,21 @@
 namespace rnnfast {
 namespace {
 
-template <class T>
-std::unique_ptr<AnyStream<T>> make_stream(const std::string& name, const std::vector<py::dict>& parameters, index batch,
-                                          int num_threads, index heads, const std::optional<ZoneoutArguments>& zoneout,
-                                          bool bfloat16, const Array<T>&) {
+template <class T> std::unique_ptr<AnyStream<T>> make_stream(const std::vector<std::string>& names,
+                                                             const std::vector<py::dict>& parameters, index batch,
+                                                             int num_threads, index heads,
+                                                             const std::optional<ZoneoutArguments>& zoneout,
+                                                             bool bfloat16, const Array<T>&) {
   check_threads(num_threads);
   if (parameters.empty()) throw py::value_error("weights: expected at least one layer, got none");
   if (batch < 1) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(batch));
   std::vector<Weights<T>> layers;
   std::vector<Buffer<T>> dense_heads(parameters.size());
-  const CellKernels<T>* cell = nullptr;
+  check_count("cells", names, static_cast<int>(parameters.size()));
+  std::vector<const CellKernels<T>*> cells;
   for (const py::dict& of_layer : parameters) {
-    const CellKernels<T>& found = find_cell<T>(name);
-    cell = &found;
+    const CellKernels<T>& found = find_cell<T>(names[layers.size()]);
+    cells.push_back(&found);
     NamedArrays<T> arrays("weights", of_layer);
     const index hidden = arrays.rows("weight_ih") / found.gates;
     const index output = arrays.rows("weight_hr") ? arrays.rows("weight_hr") : hidden;
@@ -26,10 +28,10 @@ std::unique_ptr<AnyStream<T>> make_stream(const std::string& name, const std::ve
     layers.push_back(weights_view<T>(found, input, hidden, output, heads, of_layer));
     fill_heads(layers.back(), found.gates, dense_heads[layers.size() - 1]);
   }
-  const Zoneout shares = zoneout_view(zoneout, cell->states);
+  const Zoneout shares = zoneout_view(zoneout, cells.front()->states);
   std::unique_ptr<AnyStream<T>> stream;
   with_elements<T>(bfloat16, [&](auto element) {
-    stream = std::make_unique<Stream<T, decltype(element)>>(*cell, layers, shares, batch, num_threads);
+    stream = std::make_unique<Stream<T, decltype(element)>>(cells, layers, shares, batch, num_threads);
   });
   return stream;
 }
@@ -94,7 +96,7 @@ template <class T> void bind_type(py::module_& m, const char* name) {
             for (index l = 0; l < stream.layers(); l++) std::copy_n(from + l * size, size, stream.state(l, k));
           },
           py::arg("k"), exact("value"));
-  m.def("make_stream", make_stream<T>, py::arg("cell"), py::arg("weights"), py::arg("batch_size"),
+  m.def("make_stream", make_stream<T>, py::arg("cells"), py::arg("weights"), py::arg("batch_size"),
         py::arg("num_threads"), py::arg("heads"), py::arg("zoneout").none(true), py::arg("bfloat16"), exact("like"));
 }
 

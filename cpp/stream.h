@@ -31,12 +31,12 @@ template <class T> class AnyStream {
 template <class T, class E> class Stream final : public AnyStream<T> {
  public:
   // Weights are copied; `layers` each reads the one before.
-  Stream(const CellKernels<T>& cell, const std::vector<Weights<T>>& layers, const Zoneout& zoneout, index batch,
-         int threads)
+  Stream(const std::vector<const CellKernels<T>*>& cells, const std::vector<Weights<T>>& layers, const Zoneout& zoneout,
+         index batch, int threads)
       : batch_(batch) {
     double work = 0;
-    for (const Weights<T>& weights : layers)
-      work = std::max(work, 1.0 * batch * cell.gates * weights.hidden * (weights.input + weights.output));
+    for (std::size_t l = 0; l < layers.size(); l++)
+      work = std::max(work, 1.0 * batch * cells[l]->gates * layers[l].hidden * (layers[l].input + layers[l].output));
     large_ = work >= work_worth_a_region;
     const bool norms = static_cast<bool>(layers.front().norms);
     const index vectors = ceil_div(layers.front().hidden, Vec<T>::lanes);
@@ -44,7 +44,9 @@ template <class T, class E> class Stream final : public AnyStream<T> {
     Plan plan;
     plan.threads = threads_, plan.by_rows = threads_ == 1, plan.rows = batch;
     plan.width = panel_width(batch);
-    for (const Weights<T>& weights : layers) {
+    for (std::size_t l = 0; l < layers.size(); l++) {
+      const CellKernels<T>& cell = *cells[l];
+      const Weights<T>& weights = layers[l];
       layers_.emplace_back(std::make_unique<Layer<T>>(
           Layer<T>{cell,
                    keep(weights),
@@ -58,12 +60,13 @@ template <class T, class E> class Stream final : public AnyStream<T> {
       desks_.emplace_back();
       for (int k = 0; k < threads_; k++) desks_.back().push_back(packed.make_desk(batch, batch, false));
     }
-    if (front().needs_values()) values_ = Buffer<T>({batch, front().layout.size()});
+    for (const auto& layer : layers_) values_size_ = std::max(values_size_, layer->layout.size());
+    if (front().needs_values()) values_ = Buffer<T>({batch, values_size_});
     for (Buffer<T>& states : states_) {
       states = Buffer<T>({this->layers() * state_size()});
       for (index l = 0; l < this->layers(); l++)
-        for (int k = 0; k < cell.states; k++)
-          std::fill_n(states.get() + offset(l, k), batch_ * width(k), cell.initial[static_cast<std::size_t>(k)]);
+        for (int k = 0; k < this->states(); k++)
+          std::fill_n(states.get() + offset(l, k), batch_ * width(k), initial(k));
     }
   }
 
@@ -85,7 +88,7 @@ template <class T, class E> class Stream final : public AnyStream<T> {
         const Crew crew{thread, count, count > 1, count > 1 && packed.stages() > 1 ? &barrier_ : nullptr};
         Desk<T, E>& desk = desks_[static_cast<std::size_t>(l)][static_cast<std::size_t>(thread)];
         for (index r = 0; r < batch_; r++) {
-          T* values = values_.size() ? values_.get() + r * front().layout.size() : nullptr;
+          T* values = values_.size() ? values_.get() + r * values_size_ : nullptr;
           desk.rows.set(r, from + r * layers_[static_cast<std::size_t>(l)]->weights.input, values);
           for (int k = 0; k < states(); k++)
             desk.rows.set(r, k, at(now_, l, k) + r * width(k), at(1 - now_, l, k) + r * width(k));
@@ -127,7 +130,7 @@ template <class T, class E> class Stream final : public AnyStream<T> {
 #endif
   }
 
-  index batch_;
+  index batch_, values_size_ = 0;
   bool large_ = false;
   int threads_ = 1, now_ = 0;
 #if defined(__unix__)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from rnnfast import reference
 from rnnfast._kernels import isa
 from rnnfast.init import initialize
-from rnnfast.layers import GRU, LSTM, RNN, IndRNN, MinGRU, MinLSTM
+from rnnfast.layers import GRU, LSTM, RNN, SLSTM, SRU, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
 from rnnfast.module import Module, Tape
 from rnnfast.modules import Dropout, Embedding, Last, Linear, Sequential
@@ -37,6 +37,8 @@ __all__ = [
     "LSTM",
     "RNN",
     "SGD",
+    "SLSTM",
+    "SRU",
     "Adam",
     "Dropout",
     "Embedding",

@@ -70,7 +70,7 @@ class _Stream(Protocol[_T]):
     def set_state(self, k: int, value: NDArray[_T]) -> None: ...
 
 def make_stream(
-    cell: str,
+    cells: list[str],
     weights: list[dict[str, Any]],
     batch_size: int,
     num_threads: int,

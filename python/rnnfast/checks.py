@@ -149,7 +149,7 @@ def block(name: str, value: Any, expected: Expected, dtype: Float) -> Array:
 
 
 def states(
-    what: str, value: Any, names: tuple[str, ...], shape: tuple[int, ...], dtype: Float
+    what: str, value: Any, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtype: Float
 ) -> tuple[Array, ...] | None:
     """The states of a layer, one C-contiguous array for each name; one alone stands without a tuple. None for None."""
     if value is None:
@@ -159,7 +159,8 @@ def states(
     elif not isinstance(value, tuple | list) or len(value) != len(names):
         got = f"{len(value)} entries" if isinstance(value, tuple | list) else type(value).__name__
         raise TypeError(f"{what}: expected a tuple ({', '.join(names)}), got {got}")
-    return tuple(block(name, array, shape, dtype) for name, array in zip(names, value, strict=True))
+    named = zip(names, value, shapes, strict=True)
+    return tuple(block(name, array, shape, dtype) for name, array, shape in named)
 
 
 def time_major(array: Array, batch_first: bool) -> Array:

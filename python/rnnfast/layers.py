@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from typing import Unpack
 
 from rnnfast import checks
-from rnnfast.recurrent import Recurrent
+from rnnfast.recurrent import CommonOptions, Dense, DenseOptions, Recurrent
 
-__all__ = ["GRU", "LSTM", "RNN", "IndRNN", "MinGRU", "MinLSTM"]
+__all__ = ["GRU", "LSTM", "RNN", "SLSTM", "SRU", "IndRNN", "MinGRU", "MinLSTM"]
 
 
 def _nonlinearity(value: str) -> str:
@@ -18,7 +16,7 @@ def _nonlinearity(value: str) -> str:
     return value
 
 
-class RNN(Recurrent):
+class RNN(Dense):
     """Elman network (Elman, 1990, "Finding structure in time").
 
     ::
@@ -36,8 +34,6 @@ class RNN(Recurrent):
         ((7, 2, 5), (1, 2, 5))
     """
 
-    _arguments = (*Recurrent._arguments, "nonlinearity")
-
     def __init__(
         self,
         input_size: int,
@@ -45,36 +41,17 @@ class RNN(Recurrent):
         num_layers: int = 1,
         *,
         nonlinearity: str = "tanh",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        grad_clip: float | None = None,
-        train_initial_state: bool = False,
-        dtype: Any = np.float32,
-        seed: int | None = None,
+        **options: Unpack[DenseOptions],
     ) -> None:
         self.nonlinearity = _nonlinearity(nonlinearity)
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            grad_clip=grad_clip,
-            train_initial_state=train_initial_state,
-            dtype=dtype,
-            seed=seed,
-        )
+        super().__init__(input_size, hidden_size, num_layers, **options)
 
     @property
     def _cell(self) -> str:  # type: ignore[override]
         return f"rnn_{self.nonlinearity}"
 
 
-class LSTM(Recurrent):
+class LSTM(Dense):
     """Long short-term memory (Hochreiter & Schmidhuber, 1997; forget gate: Gers, Schmidhuber & Cummins, 2000).
 
     ::
@@ -96,6 +73,9 @@ class LSTM(Recurrent):
     added inside i_t, w_cf ∘ c_{t−1} inside f_t where there is one, w_co ∘ c_t inside o_t, with `weight_ci_l{k}`,
     `weight_cf_l{k}`, `weight_co_l{k}` (H,).
 
+    ``proj_size=P``: h_t = W_hr (o_t ∘ tanh(c_t)) (Sak, Senior & Beaufays, 2014) with `weight_hr_l{k}` (P, H); h and y
+    have P features, c has H, and R is (G·H, P).
+
     Examples:
         >>> import numpy as np
         >>> import rnnfast as rf
@@ -108,7 +88,6 @@ class LSTM(Recurrent):
         ((7, 2, 3), (20, 5))
     """
 
-    _arguments = (*Recurrent._arguments, "peephole", "coupled", "forget_gate")
     _state_names = ("h", "c")
 
     def __init__(
@@ -117,36 +96,19 @@ class LSTM(Recurrent):
         hidden_size: int,
         num_layers: int = 1,
         *,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        grad_clip: float | None = None,
-        train_initial_state: bool = False,
-        dtype: Any = np.float32,
-        seed: int | None = None,
         peephole: bool = False,
         coupled: bool = False,
         forget_gate: bool = True,
+        proj_size: int = 0,
+        **options: Unpack[DenseOptions],
     ) -> None:
         self.peephole = checks.flag("peephole", peephole)
         self.coupled = checks.flag("coupled", coupled)
         self.forget_gate = checks.flag("forget_gate", forget_gate)
         if self.coupled and not self.forget_gate:
             raise ValueError("coupled: expected False with forget_gate=False, got True: f is 1 − i or 1, not both")
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            grad_clip=grad_clip,
-            train_initial_state=train_initial_state,
-            dtype=dtype,
-            seed=seed,
-        )
+        self.proj_size = checks.size("proj_size", proj_size, minimum=0)
+        super().__init__(input_size, hidden_size, num_layers, **options)
 
     @property
     def _cell(self) -> str:  # type: ignore[override]
@@ -161,7 +123,7 @@ class LSTM(Recurrent):
         return ("weight_ci", *(("weight_cf",) if own_forget_gate else ()), "weight_co")
 
 
-class GRU(Recurrent):
+class GRU(Dense):
     """Gated recurrent unit (Cho et al., 2014), with the reset gate after the product, as cuDNN and PyTorch have it.
 
     ::
@@ -171,7 +133,10 @@ class GRU(Recurrent):
         n_t = tanh(W_n x_t + b_in + r_t ∘ (R_n h_{t−1} + b_hn))
         h_t = (1 − z_t) ∘ n_t + z_t ∘ h_{t−1}
 
-    G = 3, the rows of the weights in the order r, z, n; the state is h. Only `reset_after=True` is available yet.
+    G = 3, the rows of the weights in the order r, z, n; the state is h.
+
+    ``reset_after=False``: as Cho et al. printed it, ``n_t = tanh(W_n x_t + b_in + R_n (r_t ∘ h_{t−1}) + b_hn)``. R_n
+    waits for the reset gates of all units, so that a step takes longer.
 
     Examples:
         >>> import numpy as np
@@ -182,41 +147,21 @@ class GRU(Recurrent):
         ((2, 7, 10), (2, 2, 5))
     """
 
-    _arguments = (*Recurrent._arguments, "reset_after")
-    _cell = "gru"
-
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
         *,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        grad_clip: float | None = None,
-        train_initial_state: bool = False,
-        dtype: Any = np.float32,
-        seed: int | None = None,
         reset_after: bool = True,
+        **options: Unpack[DenseOptions],
     ) -> None:
         self.reset_after = checks.flag("reset_after", reset_after)
-        if not self.reset_after:
-            raise ValueError("reset_after: expected True, got False, which isn't available yet")
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            grad_clip=grad_clip,
-            train_initial_state=train_initial_state,
-            dtype=dtype,
-            seed=seed,
-        )
+        super().__init__(input_size, hidden_size, num_layers, **options)
+
+    @property
+    def _cell(self) -> str:  # type: ignore[override]
+        return "gru" if self.reset_after else "gru_reset_before"
 
 
 class IndRNN(Recurrent):
@@ -238,7 +183,6 @@ class IndRNN(Recurrent):
         ((7, 2, 5), (5,))
     """
 
-    _arguments = (*Recurrent._arguments, "nonlinearity")
     _unit_weights = ("weight_hh",)
 
     def __init__(
@@ -248,29 +192,10 @@ class IndRNN(Recurrent):
         num_layers: int = 1,
         *,
         nonlinearity: str = "relu",
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        grad_clip: float | None = None,
-        train_initial_state: bool = False,
-        dtype: Any = np.float32,
-        seed: int | None = None,
+        **options: Unpack[CommonOptions],
     ) -> None:
         self.nonlinearity = _nonlinearity(nonlinearity)
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            grad_clip=grad_clip,
-            train_initial_state=train_initial_state,
-            dtype=dtype,
-            seed=seed,
-        )
+        super().__init__(input_size, hidden_size, num_layers, **options)
 
     @property
     def _cell(self) -> str:  # type: ignore[override]
@@ -307,3 +232,87 @@ class MinLSTM(Recurrent):
     """
 
     _cell = "min_lstm"
+
+
+class SRU(Recurrent):
+    """Simple recurrent unit (Lei et al., 2018, "Simple recurrent units for highly parallelizable recurrence").
+
+    ::
+
+        x̃_t = W_x x_t + b_x
+        f_t = σ(W_f x_t + b_f + v_f ∘ c_{t−1})
+        r_t = σ(W_r x_t + b_r + v_r ∘ c_{t−1})
+        c_t = f_t ∘ c_{t−1} + (1 − f_t) ∘ x̃_t
+        h_t = r_t ∘ c_t + (1 − r_t) ∘ x_t
+
+    G = 3, the rows of the weights in the order x̃, f, r; the state is (h, c), of which only c is read. `weight_c_l{k}`
+    (2H,) is v_f and below it v_r; there are no `weight_hh` and no `bias_hh`. In a layer whose input has not H features,
+    W_s x_t + b_s stands in the place of x_t in h_t: a fourth block of rows.
+
+    Examples:
+        >>> import numpy as np
+        >>> import rnnfast as rf
+        >>> layer = rf.SRU(3, 5, num_layers=2, seed=0)
+        >>> layer.params["weight_ih_l0"].shape, layer.params["weight_ih_l1"].shape, layer.params["weight_c_l1"].shape
+        ((20, 3), (15, 5), (10,))
+        >>> y, (h, c) = layer(np.ones((7, 2, 3), np.float32))
+        >>> y.shape, c.shape
+        ((7, 2, 5), (2, 2, 5))
+    """
+
+    _state_names = ("h", "c")
+    _unit_weights = ("weight_c",)
+
+    def _cell_of(self, layer: int) -> str:
+        return "sru" if self._inputs_of(layer) == self.hidden_size else "sru_skip"
+
+
+class SLSTM(Dense):
+    """Scalar LSTM with exponential gates (Beck et al., 2024, "xLSTM: Extended long short-term memory").
+
+    ::
+
+        ĩ, f̃, z̃, õ = W x_t + b_i + R h_{t−1} + b_h       one block of rows each
+        m_t = max(log σ(f̃) + m_{t−1}, ĩ)
+        i_t = exp(ĩ − m_t)
+        f_t = exp(log σ(f̃) + m_{t−1} − m_t)
+        z_t = tanh(z̃)
+        o_t = σ(õ)
+        c_t = f_t ∘ c_{t−1} + i_t ∘ z_t
+        n_t = f_t ∘ n_{t−1} + i_t
+        h_t = o_t ∘ c_t / n_t
+
+    G = 4, the rows of the weights in the order i, f, z, o; the state is (h, c, n, m), at first (0, 0, 0, −∞). m keeps
+    the exponentials in range; h doesn't depend on it, and it carries no gradient.
+
+    ``num_heads=K``: a unit sees the h of its own head only, H/K units each: `weight_hh_l{k}` is (4H, H/K).
+
+    Examples:
+        >>> import numpy as np
+        >>> import rnnfast as rf
+        >>> layer = rf.SLSTM(3, 8, num_heads=2, seed=0)
+        >>> y, (h, c, n, m) = layer(np.ones((7, 2, 3), np.float32))
+        >>> y.shape, layer.params["weight_hh_l0"].shape
+        ((7, 2, 8), (32, 4))
+    """
+
+    _cell = "slstm"
+    _state_names = ("h", "c", "n", "m")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        num_heads: int = 1,
+        **options: Unpack[DenseOptions],
+    ) -> None:
+        self.num_heads = checks.size("num_heads", num_heads)
+        if checks.size("hidden_size", hidden_size) % self.num_heads:
+            raise ValueError(f"num_heads: expected a divisor of hidden_size = {hidden_size}, got {num_heads}")
+        if options.get("layer_norm"):
+            raise ValueError("layer_norm: expected False for SLSTM, which normalises by n, got True")
+        if options.get("zoneout"):
+            raise ValueError(f"zoneout: expected 0 for SLSTM, whose c, n and m go together, got {options['zoneout']}")
+        super().__init__(input_size, hidden_size, num_layers, **options)

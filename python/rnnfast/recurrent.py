@@ -8,11 +8,12 @@ Letters: T steps, B batch, I input, H hidden, G gates (a weight has G·H rows), 
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
@@ -22,9 +23,13 @@ from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
 from rnnfast.streaming import Stream
 
-__all__ = ["Recurrent", "RecurrentTape"]
+__all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent", "RecurrentTape"]
 
 _CELLS = _kernels.cells()
+NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # parameters of layer norm, (G·H,) each
+
+# Where the streams of random numbers of a layer and direction begin; the dropout between layers has those from 0 on.
+_ZONEOUT, _SCALES = 1 << 20, 1 << 21
 
 
 @dataclass(slots=True)
@@ -35,7 +40,8 @@ class Run:
     lengths: Array | None  # of the whole sequences
     resets: Array | None
     own_initial: bool = False  # the initial states are the layer's parameters
-    masks: Key = NO_MASKS  # of the dropout between layers
+    masks: Key = NO_MASKS  # of the call's random masks; none at inference
+    scales: tuple[Array, ...] | None = None  # recurrent dropout: by k, what h is multiplied by, (B, ·)
     begin: int = 0  # the first step, where the run has a segment of longer sequences
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
     outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
@@ -55,18 +61,27 @@ class RecurrentTape(Tape[Run | Checkpoints]):
     forward pass with `checkpoint` has none of them: RuntimeError.
     """
 
-    __slots__ = ("_gates", "_width")
+    __slots__ = ("_gates", "_output", "_width")
 
     def __init__(self, module: Recurrent, record: Run | Checkpoints, y: Array) -> None:
         super().__init__(module, record, y)
-        self._gates, self._width = _CELLS[module._cell]["gates"], module.hidden_size
+        cells = [module._cell_of(layer) for layer in range(module.num_layers)]
+        self._gates, self._width = min(_CELLS[cell]["gates"] for cell in cells), module.hidden_size
+        self._output = module.output_size
 
     @property
     def nbytes(self) -> int:
         """The bytes of all arrays that the tape keeps alive, y among them, without x."""
         record = self.record
         run = record.run if isinstance(record, Checkpoints) else record
-        groups: list[Any] = [run.initial or (), (run.lengths, run.resets), run.inputs[1:], run.outputs, run.saved]
+        groups: list[Any] = [
+            run.initial or (),
+            run.scales or (),
+            (run.lengths, run.resets),
+            run.inputs[1:],
+            run.outputs,
+            run.saved,
+        ]
         groups += record.states
         arrays = {id(array): array for group in groups for array in group if array is not None}
         return sum(array.nbytes for array in arrays.values())
@@ -80,8 +95,8 @@ class RecurrentTape(Tape[Run | Checkpoints]):
 
     @property
     def hidden(self) -> Array:
-        """Every h_t: (L·D, T, B, H)."""
-        width = self._width
+        """Every h_t: (L·D, T, B, H), or proj_size in the place of H."""
+        width = self._output
         outputs = self._run("hidden").outputs
         return np.stack([y[..., k : k + width] for y in outputs for k in range(0, y.shape[-1], width)])
 
@@ -109,6 +124,28 @@ class RecurrentTape(Tape[Run | Checkpoints]):
         return array
 
 
+class CommonOptions(TypedDict, total=False):
+    """The keywords of every recurrent layer."""
+
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    grad_clip: float | None
+    train_initial_state: bool
+    compute_dtype: Literal["bfloat16"] | None
+    dtype: Any
+    seed: int | None
+
+
+class DenseOptions(CommonOptions, total=False):
+    """The keywords of the layers whose h goes through a product."""
+
+    layer_norm: bool
+    zoneout: float | tuple[float, ...]
+    recurrent_dropout: float
+
+
 class Recurrent(Module):
     """A stack of one cell: what RNN, LSTM and GRU have in common.
 
@@ -131,6 +168,9 @@ class Recurrent(Module):
             `initial_c`) (L·D, H), zeros at first, the same for every row of a batch. Their gradient is that of the
             initial state, summed over the rows in a fixed order; a call that is given a state leaves it alone.
             `resets` restore zeros all the same.
+        compute_dtype: "bfloat16" rounds what products multiply (weights, x, h, and dz on the way back) to 16 bits;
+            arrays, parameters, sums and the cells' equations stay float32. Twice as fast where the processor has
+            AVX512-BF16; elsewhere the same rounding, without the speed.
         dtype: float32 or float64, of the parameters and of all arrays in and out.
         seed: of the initial values and of the masks; None draws one from the system.
 
@@ -145,30 +185,32 @@ class Recurrent(Module):
         ValueError: a shape or a value is wrong. Both name the argument, what was expected and what came.
     """
 
-    _arguments: ClassVar[tuple[str, ...]] = (
-        "input_size",
-        "hidden_size",
-        "num_layers",
-        "bias",
-        "batch_first",
-        "dropout",
-        "bidirectional",
-        "grad_clip",
-        "train_initial_state",
-        "dtype",
-        "seed",
-    )
     _state_names: ClassVar[tuple[str, ...]] = ("h",)
-    _weight_names: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    _unit_weights: ClassVar[tuple[str, ...]] = ()  # parameters (H,): one number a unit; a property if an option decides
+    _weight_names: ClassVar[tuple[str, ...]] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", *NORMS)
+    # Parameters of one number a unit, or of several blocks of such; a property if an option decides.
+    _unit_weights: ClassVar[tuple[str, ...]] = ()
+    # What an option may add to every cell.
+    proj_size = 0
+    num_heads = 1
+    layer_norm = False
+    zoneout: float | tuple[float, ...] = 0.0
+    recurrent_dropout = 0.0
     _masks: Masks
     batch_first: bool
     _cell: ClassVar[str]  # the cell's name in the kernels' registry; a property where it depends on an option
 
     def __init_subclass__(cls) -> None:
-        """Put the common arguments into every cell's docstring, after its equations."""
-        if cls.__doc__ and Recurrent.__doc__:
-            cls.__doc__ += Recurrent.__doc__.partition("\n")[2]
+        """Put the common arguments into every cell's signature and, after its equations, into its docstring."""
+        own, common = inspect.signature(cls.__init__).parameters, inspect.signature(cls.__mro__[1]).parameters
+        named = {name: parameter for name, parameter in own.items() if parameter.kind is not parameter.VAR_KEYWORD}
+        del named["self"]
+        if len(named) < len(own) - 1:  # it hands the others on
+            tail = [parameter for name, parameter in common.items() if name not in named]
+            cls.__signature__ = inspect.Signature([*named.values(), *tail])  # type: ignore[attr-defined]
+        cls._arguments = tuple(inspect.signature(cls).parameters)
+        common_doc = cls.__mro__[1].__doc__
+        if cls.__doc__ and common_doc:
+            cls.__doc__ += common_doc.partition("\n")[2]
 
     def __init__(
         self,
@@ -182,6 +224,7 @@ class Recurrent(Module):
         bidirectional: bool = False,
         grad_clip: float | None = None,
         train_initial_state: bool = False,
+        compute_dtype: Literal["bfloat16"] | None = None,
         dtype: Any = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -198,26 +241,47 @@ class Recurrent(Module):
         if self.dropout and self.num_layers == 1:
             warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=2)
         self._masks = Masks(self.seed)
-        super().__init__(self._parameter_shapes(), checks.float_dtype(dtype))
-        states = self._initial_names()
-        drawn = {name: array for name, array in self.params.items() if name not in states}
+        real = checks.float_dtype(dtype)
+        if compute_dtype not in (None, "bfloat16"):
+            raise ValueError(f"compute_dtype: expected None or 'bfloat16', got {compute_dtype!r}")
+        if compute_dtype and real != np.float32:
+            raise ValueError(f"compute_dtype: expected None with dtype {real}, got {compute_dtype!r}")
+        self.compute_dtype = compute_dtype
+        super().__init__(self._parameter_shapes(), real)
+        self._start_parameters()
+
+    def _start_parameters(self) -> None:
+        """The initial values: drawn, but for gains, their biases and initial states."""
+        states = dict(zip(self._initial_names(), _CELLS[self._cell_of(0)]["initial"], strict=False))
+        norms = tuple(f"{name}_l" for name in NORMS)
+        drawn = {name: a for name, a in self.params.items() if name not in states and not name.startswith(norms)}
         init.uniform(drawn, self.hidden_size**-0.5, self.seed)
-        for name in states:
-            self.params[name][...] = 0
+        for name, array in self.params.items():
+            if name not in drawn:
+                array[...] = states.get(name, float("weight" in name))
 
     # ---- the cell ----------------------------------------------------------------------------------------------------
-    def _cell_shapes(self, inputs: int) -> dict[str, tuple[int, ...]]:
-        """The parameters of one layer and direction that reads `inputs` features."""
-        cell = _CELLS[self._cell]
-        rows = cell["gates"] * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, inputs)}
+    def _cell_of(self, layer: int) -> str:
+        """The name of a layer's cell in the kernels' registry."""
+        return self._cell
+
+    def _cell_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """The parameters of one direction of a layer."""
+        cell = _CELLS[self._cell_of(layer)]
+        rows, H = cell["gates"] * self.hidden_size, self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows, self._inputs_of(layer))}
         if cell["recurrent"]:
-            shapes["weight_hh"] = (rows, self.hidden_size)
-        shapes |= {name: (self.hidden_size,) for name in self._unit_weights}
+            shapes["weight_hh"] = (rows, self.output_size // self.num_heads)
+        for name in self._unit_weights:
+            shapes[name] = (cell["unit_weights"] // len(self._unit_weights) * H,)
         if self.bias:
             shapes["bias_ih"] = (rows,)
             if cell["recurrent"]:
                 shapes["bias_hh"] = (rows,)
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, H)
+        if self.layer_norm:
+            shapes |= dict.fromkeys(NORMS, (rows,))
         return shapes
 
     # ---- the stack ---------------------------------------------------------------------------------------------------
@@ -225,18 +289,26 @@ class Recurrent(Module):
     def _directions(self) -> int:
         return 2 if self.bidirectional else 1
 
+    @property
+    def output_size(self) -> int:
+        """The features of h, and of y in one direction: H, or `proj_size`."""
+        return self.proj_size or self.hidden_size
+
+    def _inputs_of(self, layer: int) -> int:
+        return self._directions * self.output_size if layer else self.input_size
+
     def _suffix(self, layer: int, direction: int) -> str:
         return f"_l{layer}{'_reverse' if direction else ''}"
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         shapes = {}
         for layer in range(self.num_layers):
-            inputs = self._directions * self.hidden_size if layer else self.input_size
             for direction in range(self._directions):
-                for name, shape in self._cell_shapes(inputs).items():
+                for name, shape in self._cell_shapes(layer).items():
                     shapes[name + self._suffix(layer, direction)] = shape
-        states = self.num_layers * self._directions, self.hidden_size
-        return shapes | dict.fromkeys(self._initial_names(), states)
+        for name, (scans, _, width) in zip(self._initial_names(), self._state_shapes(0), strict=False):
+            shapes[name] = (scans, width)
+        return shapes
 
     def _initial_names(self) -> tuple[str, ...]:
         """The parameters that stand for a state that isn't given; none where that is zeros."""
@@ -248,16 +320,19 @@ class Recurrent(Module):
         return tuple(np.repeat(self.params[name][:, None], batch, axis=1) for name in names) if names else None
 
     def _half(self, array: Array, direction: int) -> Array:
-        """The features of one direction: a view (T, B, H) of (T, B, D·H)."""
-        return array[..., direction * self.hidden_size : (direction + 1) * self.hidden_size]
+        """The features of one direction: a view (T, B, ·) of (T, B, D·…)."""
+        return array[..., direction * self.output_size : (direction + 1) * self.output_size]
 
     def _check_states(self, value: State, batch: int, names: tuple[str, ...], what: str) -> tuple[Array, ...] | None:
-        shape = (self.num_layers * self._directions, batch, self.hidden_size)
-        return checks.states(what, value, names, shape, self.dtype)
+        return checks.states(what, value, names, self._state_shapes(batch), self.dtype)
 
     def _new_states(self, batch: int) -> tuple[Array, ...]:
-        shape = (self.num_layers * self._directions, batch, self.hidden_size)
-        return tuple(checks.empty("state", shape, self.dtype) for _ in self._state_names)
+        return tuple(checks.empty("state", shape, self.dtype) for shape in self._state_shapes(batch))
+
+    def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], ...]:
+        """(L·D, B, ·), one a state."""
+        scans, others = self.num_layers * self._directions, len(self._state_names) - 1
+        return (scans, batch, self.output_size), *[(scans, batch, self.hidden_size)] * others
 
     def _state(self, arrays: tuple[Array, ...]) -> State:
         return arrays[0] if len(arrays) == 1 else arrays
@@ -272,7 +347,7 @@ class Recurrent(Module):
 
     def _drop(self, x: Array, layer: int, run: Run) -> Array:
         """The output of `layer`, or its gradient, with the call's mask applied."""
-        if run.masks is NO_MASKS:
+        if run.masks is NO_MASKS or not self.dropout:
             return x
         dropped = self._new_sequence(*x.shape)
         _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
@@ -325,10 +400,12 @@ class Recurrent(Module):
             checks.resets(resets, steps, batch, self.batch_first),
             own_initial=state is None and self.train_initial_state,
         )
-        if record and self.training and self.dropout and self.num_layers > 1:
+        random = (self.dropout and self.num_layers > 1) or self._zoneouts or self.recurrent_dropout
+        if record and self.training and random:
             run.masks = self._masks.next_key(self.dropout)
+            run.scales = self._draw_scales(batch, run.masks)
         final = self._new_states(batch)
-        y, seq = self._new_output(steps, batch, self._directions * self.hidden_size)
+        y, seq = self._new_output(steps, batch, self._directions * self.output_size)
         kept: Run | Checkpoints = run
         if segment is None:
             self._forward_stack(x, seq, final, run, record)
@@ -356,13 +433,14 @@ class Recurrent(Module):
             saved = None
             if record:
                 states = tuple(checks.empty("c", (steps, batch, self.hidden_size), self.dtype) for _ in final[1:])
-                values = _kernels.saved_size(self._cell, self.hidden_size, False, False, False)
+                options = bool(self.proj_size), bool(self._zoneouts), self.layer_norm
+                values = _kernels.saved_size(self._cell_of(layer), self.hidden_size, *options)
                 if values:
                     saved = checks.empty("gates", (steps, batch, values), self.dtype)
                 run.states.append(states)
                 run.saved.append(saved)
             _kernels.forward(
-                self._cell,
+                self._cell_of(layer),
                 x,
                 self._weights(self.params, layer, direction),
                 None if run.initial is None else tuple(array[k] for array in run.initial),
@@ -375,14 +453,45 @@ class Recurrent(Module):
                 direction == 1,
                 threads.resolve(),
                 begin=run.begin,
+                **self._kernel_options(k, run),
             )
+
+    @property
+    def _zoneouts(self) -> list[float]:
+        """The probability of each state; empty where none is kept."""
+        each = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._state_names)
+        return list(each) if any(each) else []
+
+    def _draw_scales(self, batch: int, masks: Key) -> tuple[Array, ...] | None:
+        """What h is multiplied by before it meets weight_hh, in a whole sequence: 0 or 1 / (1 - p), (B, ·) by k."""
+        if not self.recurrent_dropout:
+            return None
+        scales = []
+        for k in range(self.num_layers * self._directions):
+            ones = np.ones((1, batch, self.output_size), self.dtype)
+            scale = np.empty_like(ones)
+            _, seed, call = masks
+            _kernels.dropout(ones, scale, self.recurrent_dropout, seed, call, _SCALES + k, None, threads.resolve())
+            scales.append(scale[0])
+        return tuple(scales)
+
+    def _kernel_options(self, k: int, run: Run) -> dict[str, Any]:
+        """What a layer and direction has beside weights and arrays."""
+        options: dict[str, Any] = {"heads": self.num_heads, "bfloat16": self.compute_dtype is not None}
+        if zoneouts := self._zoneouts:
+            _, seed, call = run.masks
+            options["zoneout"] = zoneouts, run.masks is not NO_MASKS, seed, call, _ZONEOUT + k * len(zoneouts)
+        if run.scales:
+            options["operand_scale"] = run.scales[k]
+        return options
 
     def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
         """What a layer and direction has, parameters or gradients, by the kernels' names."""
         end = self._suffix(layer, direction)
         names = [name for name in self._weight_names if name + end in source and name not in self._unit_weights]
         of_layer: dict[str, Any] = {name: source[name + end] for name in names}
-        of_layer["unit_weights"] = tuple(source[name + end] for name in self._unit_weights)
+        blocks = [source[name + end].reshape(-1, self.hidden_size) for name in self._unit_weights]
+        of_layer["unit_weights"] = tuple(unit for block in blocks for unit in block)
         return of_layer
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
@@ -452,9 +561,11 @@ class Recurrent(Module):
         for direction in range(self._directions):
             k = layer * self._directions + direction
             y = self._half(run.outputs[layer], direction)
-            over_time = tuple(np.zeros(y.shape, self.dtype) for _ in dinitial) if watch else None
+            over_time = None
+            if watch:
+                over_time = tuple(np.zeros((*y.shape[:2], a.shape[-1]), self.dtype) for a in dinitial)
             _kernels.backward(
-                self._cell,
+                self._cell_of(layer),
                 run.inputs[layer],
                 self._weights(self.params, layer, direction),
                 None if run.initial is None else tuple(array[k] for array in run.initial),
@@ -475,6 +586,47 @@ class Recurrent(Module):
                 resume=resume,
                 clip=math.inf if self.grad_clip is None else self.grad_clip,
                 over_time=over_time,
+                **self._kernel_options(k, run),
             )
             if watch and over_time is not None:
                 watch(k, run, over_time)
+
+
+class Dense(Recurrent):
+    """A cell whose h goes through a product.
+
+    Options:
+        layer_norm: LN(W x) and LN(R h) in the place of W x and R h, each gate's H numbers apart, before the biases (Ba,
+            Kiros & Hinton, 2016): ``LN(a) = γ ∘ (a − mean a) / √(var a + 1e-5) + β`` with `ln_ih_weight`, `ln_ih_bias`,
+            `ln_hh_weight`, `ln_hh_bias` (G·H,). The cell state isn't normalised.
+        zoneout: the probability, one for all states or one each, that a unit keeps its state in training (Krueger et
+            al., 2017): ``s_t = m ∘ s_{t−1} + (1 − m) ∘ s̃_t`` with a mask m drawn anew at each step. At inference and
+            in evaluation mode m is the probability itself.
+        recurrent_dropout: the probability that a feature of h is dropped on its way to weight_hh in training, the same
+            ones in the whole sequence (Gal & Ghahramani, 2016); the others are scaled by 1 / (1 − p).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        layer_norm: bool = False,
+        zoneout: float | tuple[float, ...] = 0.0,
+        recurrent_dropout: float = 0.0,
+        **common: Unpack[CommonOptions],
+    ) -> None:
+        self.layer_norm = checks.flag("layer_norm", layer_norm)
+        self.zoneout = self._check_zoneout(zoneout)
+        self.recurrent_dropout = checks.real("recurrent_dropout", recurrent_dropout, 0.0, 1.0)
+        if self.proj_size and self._zoneouts:
+            raise ValueError(f"zoneout: expected 0 with proj_size, got {zoneout}: h is made of m anew at each step")
+        super().__init__(input_size, hidden_size, num_layers, **common)
+
+    def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
+        if not isinstance(value, tuple | list):
+            return checks.real("zoneout", value, 0.0, 1.0)
+        if len(value) != len(self._state_names):
+            raise ValueError(f"zoneout: expected a number or {len(self._state_names)}, one a state, got {len(value)}")
+        return tuple(checks.real(f"zoneout[{k}]", p, 0.0, 1.0) for k, p in enumerate(value))

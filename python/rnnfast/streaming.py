@@ -38,7 +38,7 @@ class Stream:
         True
     """
 
-    __slots__ = ("_dtype", "_initial", "_names", "_native", "_shape", "step")
+    __slots__ = ("_dtype", "_fresh", "_initial", "_names", "_native", "_shapes", "step")
 
     step: Callable[[Any], Array]
 
@@ -50,11 +50,20 @@ class Stream:
         batch = checks.size("batch_size", batch_size)
         self._initial = layer._initial_states(batch)
         weights = [layer._weights(layer.params, k, 0) for k in range(layer.num_layers)]
+        zoneouts = layer._zoneouts
         self._native = _kernels.make_stream(
-            layer._cell, weights, batch, threads.resolve(), 1, None, False, layer.flat_params
+            [layer._cell_of(k) for k in range(layer.num_layers)],
+            weights,
+            batch,
+            threads.resolve(),
+            layer.num_heads,
+            (zoneouts, False, 0, 0, 0) if zoneouts else None,
+            layer.compute_dtype is not None,
+            layer.flat_params,
         )
         self._names, self._dtype = layer._state_names, layer.dtype
-        self._shape = (layer.num_layers, batch, layer.hidden_size)
+        self._shapes = layer._state_shapes(batch)
+        self._fresh = _kernels.cells()[layer._cell_of(0)]["initial"]
         self.step = self._native.step
         if self._initial is not None:
             self.state = None
@@ -63,20 +72,23 @@ class Stream:
     def state(self) -> State:
         """The state after the last step, h or (h, c), each a copy (L, batch_size, H).
 
-        May be set; None stands for what it does in a call of the layer: zeros, or the layer's trained initial state.
+        May be set; None stands for what it does in a call of the layer: the cell's initial state, zeros mostly, or the
+        layer's trained one.
         """
         arrays = tuple(self._native.get_state(k) for k in range(len(self._names)))
         return arrays[0] if len(arrays) == 1 else arrays
 
     @state.setter
     def state(self, value: State) -> None:
-        blocks = checks.states("state", value, self._names, self._shape, self._dtype)
+        blocks = checks.states("state", value, self._names, self._shapes, self._dtype)
         for k in range(len(self._names)):
             self._native.set_state(k, self._start(k) if blocks is None else blocks[k])
 
     def _start(self, k: int) -> Array:
         """State k of a layer that is given none."""
-        return np.zeros(self._shape, self._dtype) if self._initial is None else self._initial[k]
+        if self._initial is not None:
+            return self._initial[k]
+        return np.full(self._shapes[k], self._fresh[k], self._dtype)
 
     def reset(self, rows: Any = None) -> None:
         """Start anew, with the state that None stands for: all rows of the batch, or only `rows`.
@@ -91,5 +103,5 @@ class Stream:
             self._native.set_state(k, array)
 
     def __repr__(self) -> str:
-        layers, batch, hidden = self._shape
+        layers, batch, hidden = self._shapes[0]
         return f"Stream({layers} layers of {hidden}, batch_size={batch}, {self._dtype})"
