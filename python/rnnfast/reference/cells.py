@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from rnnfast.reference import gru, ind_rnn, lstm, minimal, rnn
+from rnnfast.reference import gru, ind_rnn, lstm, minimal, rnn, slstm, sru
 from rnnfast.reference.shared import Cell
 
 CELLS: dict[str, Cell] = {
     **rnn.CELLS,
     **lstm.CELLS,
-    "gru": gru.CELLS["gru"],
+    **gru.CELLS,
     **ind_rnn.CELLS,
     **minimal.CELLS,
+    **sru.CELLS,
+    **slstm.CELLS,
 }
