@@ -38,7 +38,19 @@ def new_layer(cell: str, input_size: int, hidden_size: int, **options: Any) -> A
             "forget_gate": "no_forget" not in cell,
         }
         return rf.LSTM(input_size, hidden_size, **options)
-    return {"gru": rf.GRU, "min_gru": rf.MinGRU, "min_lstm": rf.MinLSTM}[cell](input_size, hidden_size, **options)
+    if cell.startswith("gru"):
+        return rf.GRU(input_size, hidden_size, reset_after=cell == "gru", **options)
+    others = {"min_gru": rf.MinGRU, "min_lstm": rf.MinLSTM, "sru": rf.SRU, "sru_skip": rf.SRU, "slstm": rf.SLSTM}
+    return others[cell](input_size, hidden_size, **options)
+
+
+def fitting(cell: str, shape: Shape) -> Shape:
+    """The shape with an input that makes the layer's first cell the one of this name."""
+    if cell == "sru":
+        return shape._replace(input=shape.hidden)
+    if cell == "sru_skip" and shape.input == shape.hidden:
+        return shape._replace(input=shape.hidden + 1)
+    return shape
 
 
 def as_tuple(state: Any) -> tuple[Any, ...]:
@@ -80,6 +92,12 @@ class Problem:
         layer.load_state_dict(self.params)
         return layer
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cell of each layer, by the reference's names."""
+        layer = self.layer(np.float32)
+        return tuple(layer._cell_of(k) for k in range(layer.num_layers))
+
     def rows(self, rows: slice) -> Problem:
         """The same for some rows of the batch."""
         return replace(
@@ -106,6 +124,7 @@ def make_problem(
     seed: int = 0,
 ) -> Problem:
     """`given`: a state; `ragged`: lengths from 0 to T, NaN in x and dy past them; `cut`: resets, some at t = 0."""
+    shape = fitting(cell, shape)
     random = np.random.default_rng(seed)
     options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias}
     directions = 2 if bidirectional else 1
@@ -116,6 +135,12 @@ def make_problem(
     def states() -> tuple[Array, ...]:
         size = (num_layers * directions, shape.batch, shape.hidden)
         return tuple(normal(*size) for _ in reference.CELLS[cell].initial)
+
+    def given_states() -> tuple[Array, ...]:
+        if cell != "slstm":
+            return states()
+        h, c, n, m = states()
+        return h, c, 1 + np.abs(n), m  # n is a sum of positive numbers; h is divided by it
 
     x = normal(shape.steps, shape.batch, shape.input)
     dy = normal(shape.steps, shape.batch, directions * shape.hidden)
@@ -131,7 +156,7 @@ def make_problem(
         resets = random.random((shape.steps, shape.batch)) < 0.3
         resets[:1, ::2] = True
     params = new_layer(cell, shape.input, shape.hidden, dtype=np.float32, seed=seed, **options).state_dict()
-    return Problem(cell, shape, params, x, dy, states() if given else None, states(), lengths, resets, options)
+    return Problem(cell, shape, params, x, dy, given_states() if given else None, states(), lengths, resets, options)
 
 
 # ---- solutions -------------------------------------------------------------------------------------------------------
@@ -148,20 +173,27 @@ def solve(problem: Problem, dtype: npt.DTypeLike, *, batch_first: bool = False) 
     dstate = as_state(tuple(s.astype(dtype) for s in problem.dstate))
     resets = None if problem.resets is None else outer(problem.resets)
     y, final, tape = layer.forward(outer(problem.x.astype(dtype)), state, problem.lengths, resets)
-    hidden, gates = tape.hidden, tape.gates
-    every_state = [hidden, tape.cell] if len(problem.dstate) == 2 else [hidden]
+    every_state, gates = tape.states, tape.gates
     dx, dinitial = layer.backward(tape, outer(problem.dy.astype(dtype)), dstate)
-    return _solution(outer(y), final, np.stack(every_state, axis=3), gates, outer(dx), dinitial, layer.grads)
+    return _solution(outer(y), final, np.concatenate(every_state, axis=-1), gates, outer(dx), dinitial, layer.grads)
 
 
 def solve_by_reference(problem: Problem, dtype: npt.DTypeLike = np.float64) -> Solution:
     """The same by the reference, which computes in `dtype`."""
     state = None if problem.state is None else as_state(problem.state)
     y, final, tape = reference.forward(
-        problem.cell, problem.params, problem.x, state, problem.lengths, problem.resets, dtype
+        problem.cells, problem.params, problem.x, state, problem.lengths, problem.resets, dtype
     )
     dx, dinitial, grads = reference.backward(tape, problem.dy, as_state(problem.dstate))
-    return _solution(y, final, tape.states, tape.gates, dx, dinitial, grads)
+    states = np.concatenate([tape.state(k) for k in range(len(problem.dstate))], axis=-1)
+    return _solution(y, final, states, reference_gates(tape), dx, dinitial, grads)
+
+
+def reference_gates(tape: reference.Tape) -> Array:
+    """(L·D, T, B, G, H), of layers whose cells differ in G those that all of them have."""
+    count = min(len(cell.gates) for cell in tape.cells)
+    hidden = tape.state(len(tape.cells[0].initial) - 1).shape[-1]
+    return tape._collect(lambda step: np.stack(step.gates[:count]), count, hidden)
 
 
 def _solution(
@@ -190,7 +222,8 @@ def cached_problem(cell: str, shape: Shape, **options: Any) -> tuple[Problem, So
 
 def worst(a: Array, b: Array) -> float:
     """The largest distance of two elements; infinite where one is NaN."""
-    distance = float(np.max(np.abs(a.astype(np.float64) - b), initial=0))
+    wide = a.astype(np.float64)
+    distance = float(np.max(np.abs(np.where(wide == b, 0, wide) - np.where(wide == b, 0, b)), initial=0))
     return distance if distance == distance else np.inf
 
 

@@ -77,7 +77,7 @@ def test_empty_calls_return_empty_outputs_and_the_state(cell: str, shape: Shape)
     problem = make_problem(cell, shape, num_layers=2, bidirectional=True, ragged=True, cut=True)
     solution = solve(problem, np.float32)
     assert solution["y"].shape == (shape.steps, shape.batch, 10)
-    assert solution["dx"].shape == (shape.steps, shape.batch, 4)
+    assert solution["dx"].shape == (shape.steps, shape.batch, problem.shape.input)
     for k, (state, dstate) in enumerate(zip(problem.state or (), problem.dstate, strict=True)):
         assert np.array_equal(solution[f"final state {k}"], state)
         assert np.array_equal(solution[f"gradient of state {k}"], dstate)

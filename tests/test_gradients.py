@@ -49,6 +49,10 @@ class Differentiated:
         self.dy = outer(problem.dy.astype(np.float64)).copy()
         self.state = None if problem.state is None else tuple(s.astype(np.float64) for s in problem.state)
         self.dstate = tuple(s.astype(np.float64) for s in problem.dstate)
+        # m of sLSTM carries no gradient: c, n and m depend on it, but h, the loss's only way to them, does not.
+        self.constant = (3,) if problem.cell == "slstm" else ()
+        if self.constant:
+            self.dstate = self.dstate[0], *(np.zeros_like(s) for s in self.dstate[1:])
         self.lengths = problem.lengths
         self.resets = None if problem.resets is None else outer(problem.resets)
 
@@ -68,7 +72,8 @@ class Differentiated:
         yield "x", self.x, dx
         if self.state is not None:
             for k, (s, ds) in enumerate(zip(self.state, as_tuple(dinitial), strict=True)):
-                yield f"state {k}", s, ds
+                if k not in self.constant:
+                    yield f"state {k}", s, ds
         for name, gradient in self.layer.grads.items():
             yield name, self.layer.params[name], gradient
 

@@ -109,6 +109,13 @@ class RecurrentTape(Tape[Run | Checkpoints]):
         return self._blank(run, np.stack([states[0] for states in run.states]))
 
     @property
+    def states(self) -> tuple[Array, ...]:
+        """Every state after every step, in the order of the layer's state: (L·D, T, B, ·) each."""
+        run = self._run("states")
+        others = [np.stack(arrays) for arrays in zip(*run.states, strict=True)]
+        return self.hidden, *(self._blank(run, array) for array in others)
+
+    @property
     def gates(self) -> Array:
         """Every gate after its activation, in the order of the weights' rows: (L·D, T, B, G, H)."""
         run = self._run("gates")
