@@ -55,12 +55,39 @@ index saved_size(const std::string& cell, index hidden, bool projects, bool zone
   return saved_layout(find_cell<float>(cell), hidden, projects, zoneout, norms).size();
 }
 
+// How a call with these sizes would be laid out.
+py::dict plan_of(const std::string& name, index steps, index batch, index input, index hidden, index output, bool norms,
+                 bool double_precision, int num_threads) {
+  check_threads(num_threads);
+  const auto describe_plan = [&](auto zero) {
+    using T = decltype(zero);
+    Weights<T> weights;
+    weights.input = input, weights.hidden = hidden, weights.output = output;
+    if (norms) weights.norms.ih_weight = &zero;  // asked for, never read
+    const Layer<T> layer{find_cell<T>(name), weights, Timeline(steps, batch, {nullptr, steps}, {}, false), {}, {}};
+    const Plan plan = make_plan(layer, num_threads);
+    py::dict shown;
+    shown["threads"] = plan.threads;
+    shown["split"] = plan.threads == 1 ? "none" : plan.by_rows ? "rows" : "units";
+    shown["barrier"] = plan.waits;
+    shown["rows"] = plan.rows;
+    shown["panel_width"] = plan.width;
+    shown["tile_rows"] = even_part(std::max<index>(std::min(plan.rows, rows_in_cache), 1), rows_of_tile(plan.width));
+    shown["steps_ahead"] = plan.steps_ahead;
+    shown["lanes"] = Vec<T>::lanes;
+    return shown;
+  };
+  return double_precision ? describe_plan(0.0) : describe_plan(0.0f);
+}
+
 }  // namespace
 
 void bind_forward(py::module_& m) {
   m.def("cells", cell_shapes);
   m.def("saved_size", saved_size, py::arg("cell"), py::arg("hidden"), py::arg("projects"), py::arg("zoneout"),
         py::arg("norms"));
+  m.def("plan", plan_of, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input"), py::arg("hidden"),
+        py::arg("output"), py::arg("norms"), py::arg("double_precision"), py::arg("num_threads"));
   bind_type<float>(m);
   bind_type<double>(m);
 }

@@ -36,6 +36,10 @@ struct Plan {
 
 // Rows of the batch a thread should have to itself before splitting by rows pays.
 constexpr index rows_worth_splitting = 4;
+// Weights that stay in a level-2 cache from step to step. Larger ones pass through it at every step: with rows split,
+// all of them through each thread's, which so many rows make worth their way; with units split, each thread's own
+// share.
+constexpr index weights_in_cache = 768 * 1024, rows_worth_streaming = 24;
 // Multiply-adds of a call below which opening a region costs more than a second thread brings.
 constexpr double work_worth_a_region = 1e6;
 // Recurrent multiply-adds a step below which a barrier costs more than a second thread brings.
@@ -58,7 +62,11 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
   Plan plan;
   plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
-  plan.by_rows = batch >= rows_worth_splitting * plan.threads || layer.weights.norms;
+  const index rows = batch / plan.threads;
+  const double weight_bytes = row_work * static_cast<double>((layer.weights.input + layer.weights.output) * sizeof(T));
+  const bool streams = weight_bytes > static_cast<double>(weights_in_cache) && layer.recurrent();
+  plan.by_rows =
+      plan.threads == 1 || rows >= (streams ? rows_worth_streaming : rows_worth_splitting) || layer.weights.norms;
   if (layer.weights.norms)  // statistics are of whole rows
     plan.threads = static_cast<int>(std::clamp<index>(batch, 1, plan.threads));
   if (!plan.by_rows) {
