@@ -109,7 +109,8 @@ template <class T> class LinearBackward {
       : x_(x), dy_(dy), dx_(dx), dweight_(dweight), dbias_(dbias), lengths_(lengths), rows_(x.steps, x.batch, lengths),
         threads_(threads_for(1.0 * rows_.count() * x.width * dy.width, threads)), vectors_((dy.width + N - 1) / N),
         dz_({vectors_, dense_rows_a_chunk, N}),
-        weight_gradient_(feed(), dy.width, {nullptr, x.width}, dense_rows_a_chunk), bias_gradient_(1, dy.width) {
+        weight_gradient_(feed(), dy.width, {nullptr, x.width}, dense_rows_a_chunk), bias_gradient_(1, dy.width),
+        pace_(4.0 * x.width * dy.width) {
     if (dx_) to_input_ = PackedColumns<T>(feed(), {weight, x.width}, dy.width, panel_width(rows_.count()));
     if (dx_)
       for (int k = 0; k < threads_; k++) z_.emplace_back(Buffer<T>({rows_in_cache, to_input_.columns(), N}));
@@ -123,9 +124,11 @@ template <class T> class LinearBackward {
   }
 
   bool advance() {
-    const index rows = std::min(dense_rows_a_chunk, rows_.count() - row_);
+    const index rows = std::min({dense_rows_a_chunk, pace_.steps(), rows_.count() - row_});
     for (index i = 0; i < rows; i++) x_rows_[i] = rows_.of(x_, row_ + i);
+    pace_.start();
     parallel(threads_, [&](int thread, int count) { run(rows, thread, count); });
+    pace_.stop(rows);
     row_ += rows;
     if (row_ < rows_.count()) return true;
     finish();
@@ -181,6 +184,7 @@ template <class T> class LinearBackward {
   PackedColumns<T> to_input_;
   WeightGradient<T> weight_gradient_;
   BiasGradient<T> bias_gradient_;
+  Pace pace_;
   std::vector<const T*> dz_rows_, x_rows_;
   std::vector<Buffer<T>> z_;
   Barrier barrier_;

@@ -1,0 +1,148 @@
+"""What a long call lets happen meanwhile: other threads of Python run; a signal ends it, nothing is left by halves."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rnnfast as rf
+from support import threads
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def repeated(*shape: int) -> Array:
+    """An array of one row's memory, so that only arithmetic makes a call long."""
+    row = np.linspace(-1, 1, shape[-1], dtype=np.float32)
+    return np.broadcast_to(row, shape)
+
+
+def layer_and_tape(steps: int) -> tuple[Any, Any, Array]:
+    layer = rf.LSTM(256, 512, seed=0)
+    y, _, tape = layer.forward(repeated(steps, 16, 256))
+    return layer, tape, y
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+# ---- the lock --------------------------------------------------------------------------------------------------------
+
+
+def forward() -> Callable[[], object]:
+    layer, x = rf.LSTM(64, 128, seed=0), repeated(50, 16, 64)
+    return lambda: layer(x)
+
+
+def backward() -> Callable[[], object]:
+    layer = rf.LSTM(64, 128, seed=0)
+    y, _, tape = layer.forward(repeated(50, 16, 64))
+    return lambda: layer.backward(tape, np.ones_like(y), keep=True)
+
+
+def linear() -> Callable[[], object]:
+    layer, x = rf.Linear(256, 512, seed=0), repeated(50, 16, 256)
+    return lambda: layer(x)
+
+
+def cross_entropy() -> Callable[[], object]:
+    logits, targets = np.ones((2000, 512), np.float32), np.zeros(2000, np.int64)
+    return lambda: rf.softmax_cross_entropy(logits, targets)
+
+
+def adam() -> Callable[[], object]:
+    model = rf.Linear(1000, 1000, seed=0)
+    return rf.Adam(model).step
+
+
+def large_stream() -> Callable[[], object]:
+    stream, x = rf.LSTM(256, 1024, seed=0).stream(8), np.ones((8, 256), np.float32)
+    return lambda: stream.step(x)
+
+
+@pytest.mark.parametrize("make", [forward, backward, linear, cross_entropy, adam, large_stream])
+def test_other_threads_run_during_a_call(make: Callable[[], Callable[[], object]]) -> None:
+    """Python itself never switches here, so another thread gets on only if the call has released the lock."""
+    call, ticks, done, before = make(), [0], threading.Event(), sys.getswitchinterval()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks[0] += 1
+            time.sleep(0)
+
+    def runs_during_a_call() -> bool:
+        seen = ticks[0]
+        call()
+        return ticks[0] > seen
+
+    other = threading.Thread(target=tick)
+    sys.setswitchinterval(1e6)
+    try:
+        other.start()
+        # A busy machine may not get to the other thread during one short call: once is proof.
+        assert any(runs_during_a_call() for _ in range(1000))
+    finally:
+        done.set()
+        sys.setswitchinterval(before)
+        other.join()
+
+
+# ---- signals ---------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(call: Callable[[], object]) -> None:
+    """A signal, whose handler raises, arrives while a call runs; without it the call takes some tenths of a second."""
+
+    def handle(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with pytest.raises(Interrupted):
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_ends_forward() -> None:
+    layer, x = rf.LSTM(256, 512, seed=0), repeated(1000, 16, 256)
+    interrupt(lambda: layer(x))
+    interrupt(lambda: layer.forward(x))
+
+
+def test_a_signal_ends_backward_and_no_gradient_is_halved() -> None:
+    """What comes after it is as if it had never been begun."""
+    layer, tape, y = layer_and_tape(300)
+    layer.flat_grads[...] = 7
+    interrupt(lambda: layer.backward(tape, np.ones_like(y)))
+    assert (layer.flat_grads == 7).all()
+    layer.zero_grad()
+    layer.backward(tape, np.ones_like(y))
+    twin, twin_tape, _ = layer_and_tape(300)
+    twin.backward(twin_tape, np.ones_like(y))
+    assert np.array_equal(layer.flat_grads, twin.flat_grads)
+
+
+def test_a_signal_ends_a_linear_layer_and_no_gradient_is_halved() -> None:
+    layer, x = rf.Linear(2048, 2048, seed=0), repeated(500, 16, 2048)
+    interrupt(lambda: layer(x))
+    _, _, tape = layer.forward(x[:100])
+    layer.flat_grads[...] = 7
+    interrupt(lambda: layer.backward(tape, repeated(*tape.shape)))
+    assert (layer.flat_grads == 7).all()
