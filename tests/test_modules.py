@@ -6,24 +6,26 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import rnnfast as rf
+from rnnfast import reference
+from support import CELLS, as_state, new_layer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Make = Callable[..., Any]
 
-RECURRENT: dict[str, Make] = {
-    "rnn_tanh": rf.RNN,
-    "rnn_relu": lambda *sizes, **options: rf.RNN(*sizes, nonlinearity="relu", **options),
-    "rnn_sigmoid": lambda *sizes, **options: rf.RNN(*sizes, nonlinearity="sigmoid", **options),
-    "lstm": rf.LSTM,
-    "gru": rf.GRU,
-}
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "rnn_sigmoid": 1, "lstm": 4, "gru": 3}
+
+def recurrent(cell: str, inputs: int, hidden: int, layers: int = 1, **options: Any) -> Any:
+    return new_layer(cell, inputs, hidden, num_layers=layers, **options)
+
+
+RECURRENT: dict[str, Make] = {name: partial(recurrent, name) for name in CELLS}
+STATES = {name: len(cell.initial) for name, cell in reference.CELLS.items()}
 
 # Every module with steps, for x (T, B, 4) and with y (T, B, 5) but for Dropout, Last and Embedding.
 MODULES: dict[str, Make] = {
@@ -175,10 +177,10 @@ def test_shapes_of_a_recurrent_layer(name: str, layers: int, bidirectional: bool
     y, state, tape = layer.forward(x)
     steps, batch = (6, 3) if batch_first else (3, 6)
     assert y.shape == (3, 6, directions * 5)
-    assert [array.shape for array in leaves(state)] == [(layers * directions, batch, 5)] * (2 if name == "lstm" else 1)
+    assert [array.shape for array in leaves(state)] == [(layers * directions, batch, 5)] * STATES[name]
     assert tape.hidden.shape == (layers * directions, steps, batch, 5)
-    assert tape.gates.shape == (layers * directions, steps, batch, GATES[name], 5)
-    if name == "lstm":
+    assert tape.gates.shape == (layers * directions, steps, batch, len(reference.CELLS[name].gates), 5)
+    if STATES[name] > 1:
         assert tape.cell.shape == tape.hidden.shape
     else:
         with pytest.raises(AttributeError, match="no state but h"):
@@ -289,14 +291,13 @@ def test_without_steps_the_state_stays(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_no_state_stands_for_zeros(name: str) -> None:
+def test_no_state_stands_for_the_initial_one(name: str) -> None:
     layer, x = RECURRENT[name](4, 5, seed=0), draw(6, 3, 4)
     y, state, tape = layer.forward(x)
-    zeros = np.zeros((1, 3, 5), np.float32)
-    again, _, tape_again = layer.forward(x, (zeros, zeros) if name == "lstm" else zeros)
+    initial = tuple(np.full((1, 3, 5), value, np.float32) for value in reference.CELLS[name].initial)
+    again, _, tape_again = layer.forward(x, as_state(initial))
     assert np.array_equal(y, again)
-    ones = [np.ones_like(array) for array in leaves(state)]
-    dstate = tuple(ones) if name == "lstm" else ones[0]
+    dstate = as_state(tuple(np.ones_like(array) for array in leaves(state)))
     dx, dinitial = layer.backward(tape, None, dstate)
     dx_again, dinitial_again = layer.backward(tape_again, np.zeros_like(y), dstate)
     assert np.array_equal(dx, dx_again)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 import rnnfast as rf
 from rnnfast import saving
+from support import CELLS, new_layer
 
 Change = Callable[[dict[str, Any]], object]
 
 MODELS: dict[str, Callable[[], rf.Module]] = {
+    **{cell: partial(new_layer, cell, 3, 4, num_layers=2, seed=5) for cell in CELLS},
     "rnn": lambda: rf.RNN(3, 4, 2, nonlinearity="relu", bias=False, dropout=0.25, seed=5),
     "lstm": lambda: rf.LSTM(3, 4, 2, bidirectional=True, batch_first=True, dtype=np.float64),
     "gru": lambda: rf.GRU(3, 4),
