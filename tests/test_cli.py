@@ -156,7 +156,40 @@ def test_info_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in shown
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["info"]])
+def test_gradflow_makes_a_table_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["gradflow", "--steps", "30", "--hidden", "12"]) == 0
+    assert files(tmp_path) == {"gradflow.png"}
+    assert Path("gradflow.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert shown.endswith("\npicture: gradflow.png\n")
+    rows = {tuple(line[:28].split()): [float(v) for v in line[28:].split()] for line in shown.splitlines()[3:13]}
+    assert len(rows) == 10
+    for values in rows.values():
+        assert len(values) == 6  # 1, 2, 5, 10, 20, 29 steps back
+    assert rows["GRU", "prepared"][-1] > 100 * rows["GRU", "default"][-1]
+    assert rows["tanh", "RNN", "prepared"][-1] > 100 * rows["sigmoid", "RNN", "prepared"][-1]
+
+
+@pytest.mark.parametrize("sizes", [["--steps", "2"], ["--hidden", "1", "--steps", "3"]])
+def test_gradflow_of_the_smallest_sizes(sizes: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "new" / "flow.png"
+    assert main(["gradflow", *sizes, "--hidden", "1", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_gradflow_is_determined_by_its_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tables = []
+    for seed in ("7", "7", "8", str(2**70)):
+        assert main(["gradflow", "--steps", "5", "--hidden", "3", "--seed", seed, "--out", str(tmp_path / "x")]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert len(set(tables)) == 3
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["generate"], ["gradflow"], ["info"]])
 def test_help_tells_the_options_and_their_defaults(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     shown = capsys.readouterr().out
@@ -264,6 +297,34 @@ def test_train_says_how_to_install_what_is_missing(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     check_refused(["train", str(text), *SMALL], f'{missing} is not installed: pip install "rnnfast[cli]"', capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--steps", "1"], "--steps: expected a whole number of at least 2, got '1'"),
+        (["--hidden", "0"], "--hidden: expected a whole number of at least 1, got '0'"),
+        (["--hidden", str(2**40)], "is too large to address"),
+        (["--seed", "-1"], "--seed: expected a whole number of at least 0"),
+        (["--out", "folder"], "cannot write folder: it is a folder"),
+        (["--out", "text.txt/flow.png"], "cannot write to the folder text.txt"),
+        (["picture.png"], "unknown arguments: picture.png"),
+    ],
+)
+def test_gradflow_refuses_bad_options(
+    options: list[str], said: str, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder").mkdir()
+    check_refused(["gradflow", *options], said, capsys)
+
+
+def test_gradflow_says_how_to_install_what_is_missing(
+    text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    check_refused(["gradflow"], 'matplotlib is not installed: pip install "rnnfast[cli]"', capsys)
 
 
 def test_train_that_diverges_says_so(

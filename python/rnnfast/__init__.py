@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
+from rnnfast.flow import GradientFlow, gradient_flow
 from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN, SLSTM, SRU, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
@@ -42,6 +43,7 @@ __all__ = [
     "Adam",
     "Dropout",
     "Embedding",
+    "GradientFlow",
     "Hypothesis",
     "IndRNN",
     "Last",
@@ -56,6 +58,7 @@ __all__ = [
     "Window",
     "__version__",
     "get_num_threads",
+    "gradient_flow",
     "initialize",
     "isa",
     "load",

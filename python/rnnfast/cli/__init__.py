@@ -1,4 +1,6 @@
-"""The command line: `rnnfast train | generate | bench | info`, each in a file of its own with `add_parser` and `run`.
+"""The command line: `rnnfast train | generate | bench | gradflow | info`.
+
+Each command is a file of its own with `add_parser` and `run`.
 
 Exit status: 0 done, 1 a benchmark's answers differ, 2 bad input (one line on stderr), 128 + n ended by signal n
 (130 for Ctrl-C).
@@ -11,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rnnfast.cli import bench, generate, info, train
+from rnnfast.cli import bench, generate, gradflow, info, train
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Parser
 
@@ -65,7 +67,7 @@ def _report(command: str, message: str) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="rnnfast", description="Recurrent neural networks on CPUs.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (train, generate, bench, info):
+    for module in (train, generate, bench, gradflow, info):
         command = module.add_parser(commands)
         command.set_defaults(run=module.run, parser=command)
     return parser
