@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
-from rnnfast.flow import GradientFlow, gradient_flow
+from rnnfast.flow import GradientFlow, gradient_flow, vanishing_penalty
 from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN, SLSTM, SRU, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
@@ -69,4 +69,5 @@ __all__ = [
     "show_config",
     "softmax_cross_entropy",
     "truncated_bptt",
+    "vanishing_penalty",
 ]

@@ -5,17 +5,19 @@ A backward pass knows ∂L/∂h_t, the whole gradient of every state at every st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnnfast import checks
+from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array
+from rnnfast.layers import RNN
 from rnnfast.module import Arrays, State, Tape
 from rnnfast.recurrent import Recurrent, Run, Watch
 
-__all__ = ["GradientFlow", "gradient_flow"]
+__all__ = ["GradientFlow", "gradient_flow", "vanishing_penalty"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +85,109 @@ def gradient_flow(layer: Recurrent, tape: Tape[Any], dy: Any, dstate: State = No
 
     watched_backward(layer, tape, dy, dstate, watch)
     return GradientFlow(norms)
+
+
+def vanishing_penalty(
+    layer: RNN,
+    tape: Tape[Any],
+    dy: Any,
+    dstate: State = None,
+    *,
+    weight: float = 1.0,
+    grads: Mapping[str, Array] | Array | None = None,
+) -> float:
+    """A penalty where the gradient of an RNN shrinks or grows from a step to the one before; adds its gradient.
+
+    ::
+
+        Ω = 1/B Σ_b Σ_t (‖g_t J_t‖ / ‖g_t‖ − 1)²      g_t = ∂L/∂h_t,  J_t = ∂h_t/∂h_{t−1} = diag(φ′) W_hh
+
+    (Pascanu, Mikolov & Bengio, 2013, "On the difficulty of training recurrent neural networks", section 3.3), over the
+    steps t = 1 … of each row, of all layers and directions: a sum over time as in the paper, a mean over the rows. Not
+    counted are a row's first step, a step before which the state was reset, and one whose gradient is zero.
+
+    As in the paper, only the immediate derivative with respect to W_hh is used: g_t and h_t (and so φ′) are taken as
+    constants. ``weight`` times it is added to the gradients of `weight_hh_l{k}`, the others stay. Call it between
+    forward and backward: it keeps the tape, for the price of one more backward pass.
+
+    Args:
+        layer: an `RNN` of any nonlinearity.
+        tape: from ``layer.forward``, with `checkpoint` or without.
+        dy: the gradient of y, as in backward; None stands for zeros.
+        dstate: that of the final state.
+        weight: what Ω counts beside the loss, ≥ 0.
+        grads: where to add, as in backward; None for the layer's own.
+
+    Returns:
+        Ω, without the weight.
+
+    Raises:
+        TypeError: `layer` isn't an `RNN`: the states of the others have other ways back beside W_hh.
+        ValueError: a shape or value is wrong.
+        RuntimeError: the tape is consumed, of another layer, or older than the parameters.
+
+    Examples:
+        >>> import numpy as np
+        >>> import rnnfast as rf
+        >>> layer = rf.RNN(3, 16, seed=0)
+        >>> y, state, tape = layer.forward(np.ones((20, 2, 3), np.float32))
+        >>> dstate = np.ones_like(state)
+        >>> omega = rf.vanishing_penalty(layer, tape, None, dstate, weight=0.1)
+        >>> dx, dstate = layer.backward(tape, None, dstate)
+        >>> 0 < omega < 19
+        True
+    """
+    if not isinstance(layer, RNN):
+        raise TypeError(f"layer: expected an RNN, got {type(layer).__name__}")
+    weight = checks.real("weight", weight)
+    rows = max(_stack_shape(layer, tape)[2], 1)
+    to = layer._gradients(grads)
+    total = 0.0
+
+    def watch(k: int, run: Run, gradients: tuple[Array, ...]) -> None:
+        nonlocal total
+        number, direction = divmod(k, layer._directions)
+        name = f"weight_hh{layer._suffix(number, direction)}"
+        norm = _norm(gradients[0])
+        counted = _continues(run, norm.shape, direction == 1) & (norm != 0)
+        h = layer._half(run.outputs[number], direction)[counted]
+        unit = gradients[0][counted] / norm[counted][:, None]  # (steps and rows, H), each of norm 1
+        passed = (unit * _slope(layer.nonlinearity, h)).astype(layer.dtype)[None]  # g φ′ / ‖g‖
+        before = np.empty_like(passed)  # g J / ‖g‖
+        across = np.ascontiguousarray(layer.params[name].T)
+        _kernels.linear_forward(passed, across, None, before, None, threads.resolve())
+        ratio = np.sqrt(np.einsum("nh,nh->n", before[0], before[0], dtype=np.float64))
+        total += float(np.square(ratio - 1).sum()) / rows
+        # Where nothing passes there is no direction in which more would.
+        factor = 2 * weight / rows * np.divide(ratio - 1, ratio, out=np.zeros_like(ratio), where=ratio != 0)
+        passed *= factor[:, None].astype(layer.dtype)
+        _kernels.linear_backward(before, across, passed, None, to[name], None, None, threads.resolve())
+
+    watched_backward(layer, tape, dy, dstate, watch)
+    return total
+
+
+def _continues(run: Run, shape: tuple[int, ...], reverse: bool) -> Array:
+    """(T, B) bools: whether a step goes on from the one before it in its direction."""
+    valid = np.ones(shape, np.bool)
+    if run.lengths is not None:
+        valid = ~checks.past(run.lengths - run.begin, shape[0])
+    resets = np.zeros(shape, np.bool) if run.resets is None else run.resets
+    if not reverse:
+        valid &= ~resets
+        if run.begin == 0:
+            valid[:1] = False
+        return valid
+    valid[:-1] &= valid[1:] & ~resets[1:]
+    valid[-1:] = False
+    return valid
+
+
+def _slope(nonlinearity: str, h: Array) -> Array:
+    """φ′ where φ is h."""
+    if nonlinearity == "tanh":
+        return 1 - h * h
+    return h * (1 - h) if nonlinearity == "sigmoid" else (h > 0).astype(h.dtype)
 
 
 def watched_backward(layer: Recurrent, tape: Tape[Any], dy: Any, dstate: State, watch: Watch) -> None:
