@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
+from rnnfast.ensemble import Ensemble
 from rnnfast.flow import GradientFlow, gradient_flow, vanishing_penalty
 from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN, SLSTM, SRU, IndRNN, MinGRU, MinLSTM
@@ -43,6 +44,7 @@ __all__ = [
     "Adam",
     "Dropout",
     "Embedding",
+    "Ensemble",
     "GradientFlow",
     "Hypothesis",
     "IndRNN",

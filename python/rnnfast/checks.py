@@ -74,10 +74,12 @@ def show(shape: Expected) -> str:
 
 def empty(name: str, shape: tuple[int, ...], dtype: Float) -> Array:
     """A new array; ``ValueError`` if its size can't be counted, ``MemoryError`` if there is no room for it."""
+    count = math.prod(shape) * dtype.itemsize
+    if 0 < count < _SMALL:
+        return np.empty(shape, dtype)
     if math.prod(max(extent, 1) for extent in shape) > _LARGEST // dtype.itemsize:
         raise ValueError(f"{name}: an array of shape {show(shape)} and dtype {dtype} is too large to address")
-    count = math.prod(shape) * dtype.itemsize
-    if count < _SMALL:
+    if count == 0:
         return np.empty(shape, dtype)
     try:
         return _kernels.empty_bytes(count).view(dtype).reshape(shape)

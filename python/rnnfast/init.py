@@ -216,7 +216,7 @@ def initialize(
     paper's lets it go, as MinGRU's does, hence the signs.)
 
     Args:
-        module: a layer, or a Sequential or the like of them.
+        module: a layer, or a Sequential or the like of them. Of an Ensemble every model draws values of its own.
         forget_bias: β, the bias of every forget gate.
         chrono: T_max > 2, the longest dependency expected, in steps.
         seed: of the random values; None draws one from the system. A parameter's values depend on the seed and on
@@ -244,6 +244,11 @@ def initialize(
     """
     if not hasattr(module, "flat_params"):
         raise TypeError(f"module: expected a module, got {type(module).__name__}")
+    if hasattr(module, "models"):  # an ensemble: every model with random numbers of its own
+        seeds = np.random.SeedSequence(choose_seed(seed)).generate_state(len(module.models), np.uint64)
+        for model, own in zip(module.models, seeds, strict=True):
+            initialize(model, forget_bias=forget_bias, chrono=chrono, seed=int(own), **choices)
+        return module
     if forget_bias is not None and chrono is not None:
         raise ValueError("forget_bias, chrono: both set the forget gate's bias, expected one of them")
     seed = choose_seed(seed)
@@ -268,7 +273,10 @@ def initialize(
 
 def _parameters(module: Any) -> list[_Parameter]:
     """Every parameter of a module, in the order of its flat buffer, with the layer that has it."""
-    owners = [(layer, array) for layer in leaves(module) for array in layer.params.values()]
+    layers = list(leaves(module))
+    if any(hasattr(layer, "models") for layer in layers):
+        raise ValueError("module: expected no Ensemble inside of another module: initialise it by itself")
+    owners = [(layer, array) for layer in layers for array in layer.params.values()]
     return [_Parameter(name, array, owner) for name, (owner, array) in zip(module.params, owners, strict=True)]
 
 

@@ -45,12 +45,20 @@ class Arrays(Mapping[str, Array]):
     __slots__ = ("_views",)
 
     def __init__(self, flat: Array, shapes: Shapes) -> None:
-        self._views: dict[str, Array] = {}
+        views: dict[str, Array] = {}
         start = 0
         for name, shape in shapes.items():
             stop = start + math.prod(shape)
-            self._views[name] = flat[start:stop].reshape(shape)
+            views[name] = flat[start:stop].reshape(shape)
             start = stop
+        self._views = views
+
+    @classmethod
+    def of(cls, views: dict[str, Array]) -> Self:
+        """Views that somebody else has made."""
+        arrays = cls.__new__(cls)
+        arrays._views = views
+        return arrays
 
     def __getitem__(self, name: str) -> Array:
         return self._views[name]
@@ -147,6 +155,7 @@ class Module:
 
     _arguments: ClassVar[tuple[str, ...]] = ()
     _keeps_time: ClassVar[bool] = True  # False: y has no steps, so that lengths and resets end here
+    _takes_checkpoint: ClassVar[bool] = False  # whether `forward` has the keyword
 
     params: Arrays
     grads: Arrays
@@ -282,8 +291,12 @@ class Module:
     def _adopt(self, store: Store, start: int) -> None:
         """Live in store[start : start + count]."""
         self._store, self._slice = store, slice(start, start + self._count())
-        self.params = Arrays(self.flat_params, self._shapes)
-        self.grads = Arrays(self.flat_grads, self._shapes)
+        self.params = self._named(self.flat_params)
+        self.grads = self._named(self.flat_grads)
+
+    def _named(self, flat: Array) -> Arrays:
+        """The views of an array like `flat_params`."""
+        return Arrays(flat, self._shapes)
 
     def _gradients(self, grads: Mapping[str, Array] | Array | None) -> Mapping[str, Array]:
         """Where backward adds: arrays that the kernels can write to, by name."""
@@ -291,7 +304,7 @@ class Module:
             return self.grads
         if isinstance(grads, np.ndarray):
             _writable("grads", grads, (self._count(),), self.dtype)
-            return Arrays(grads, self._shapes)
+            return self._named(grads)
         if not isinstance(grads, Mapping):
             raise TypeError(f"grads: expected an array or a mapping name -> array, got {type(grads).__name__}")
         if set(grads) != set(self._shapes):

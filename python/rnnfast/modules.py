@@ -14,8 +14,7 @@ import numpy as np
 from rnnfast import _kernels, checks, init, threads
 from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
-from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Store, Tape
-from rnnfast.recurrent import Recurrent
+from rnnfast.module import NO_MASKS, Arrays, Key, Masks, Module, State, Store, Tape
 
 __all__ = ["Dropout", "Embedding", "Last", "Linear", "Sequential"]
 
@@ -390,6 +389,7 @@ class Sequential(Module):
         ((7, 2, 30), 3, ['0.weight', '1.weight_ih_l0'])
     """
 
+    _takes_checkpoint = True
     modules: tuple[Module, ...]
 
     def __init__(self, *modules: Module) -> None:
@@ -425,6 +425,15 @@ class Sequential(Module):
         np.concatenate(grads, out=self._store.grads, casting="same_kind")
         for module in modules:
             module._owned = True
+
+    def _named(self, flat: Array) -> Arrays:
+        views: dict[str, Array] = {}
+        start = 0
+        for position, module in enumerate(self.modules):
+            stop = start + module._count()
+            views |= {f"{position}.{name}": view for name, view in module._named(flat[start:stop]).items()}
+            start = stop
+        return Arrays.of(views)
 
     def _adopt(self, store: Store, start: int) -> None:
         super()._adopt(store, start)
@@ -476,7 +485,7 @@ class Sequential(Module):
         states: list[State] = []
         tapes: list[Tape[Any]] = []
         for position, (module, entry) in enumerate(zip(self.modules, self._entries("state", state), strict=True)):
-            options = {"checkpoint": checkpoint} if isinstance(module, Recurrent | Sequential) else {}
+            options = {"checkpoint": checkpoint} if module._takes_checkpoint else {}
             with _place(position, module):
                 x, final, tape = module._forward(x, entry, lengths, resets, record, **options)
             states.append(final)

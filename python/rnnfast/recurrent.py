@@ -202,6 +202,7 @@ class Recurrent(Module):
     layer_norm = False
     zoneout: float | tuple[float, ...] = 0.0
     recurrent_dropout = 0.0
+    _takes_checkpoint = True
     _masks: Masks
     batch_first: bool
     _cell: ClassVar[str]  # the cell's name in the kernels' registry; a property where it depends on an option

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnnfast import layers, modules
+from rnnfast import ensemble, layers, modules
 from rnnfast.module import Module
 
 __all__ = ["load", "load_with_metadata", "save"]
 
 _FORMAT = "1"
-_CLASSES: dict[str, type[Module]] = {name: getattr(home, name) for home in (layers, modules) for name in home.__all__}
+_CLASSES: dict[str, type[Module]] = {
+    name: getattr(home, name) for home in (layers, modules, ensemble) for name in home.__all__
+}
 
 
 def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -107,6 +110,10 @@ def _describe(module: Module) -> dict[str, Any]:
         raise TypeError(f"model: expected modules of rnnfast, got {type(module).__module__}.{name}")
     if isinstance(module, modules.Sequential):
         return {"class": name, "arguments": {"modules": [_describe(part) for part in module]}}
+    if isinstance(module, ensemble.Ensemble):
+        models = [_describe(model) for model in module]
+        seeds = [[place["seed"] for place in _seeded(model)] for model in models]
+        return {"class": name, "arguments": {"model": models[0], "seeds": list(module.seeds), "own_seeds": seeds}}
     return {"class": name, "arguments": module.config}
 
 
@@ -115,4 +122,24 @@ def _build(architecture: dict[str, Any]) -> Module:
     kind, arguments = _CLASSES[architecture["class"]], architecture["arguments"]
     if kind is modules.Sequential:
         return modules.Sequential(*map(_build, arguments["modules"]))
+    if kind is ensemble.Ensemble:
+        models = iter([_build(_reseeded(arguments["model"], seeds)) for seeds in arguments["own_seeds"]])
+        return ensemble.Ensemble(lambda seed: next(models), len(arguments["own_seeds"]), seed=arguments["seeds"])
     return kind(**arguments)
+
+
+def _seeded(architecture: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The arguments with a seed among them, in their order."""
+    arguments = architecture["arguments"]
+    if "seed" in arguments:
+        yield arguments
+    for part in arguments.get("modules", ()):
+        yield from _seeded(part)
+
+
+def _reseeded(architecture: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
+    """The architecture with other seeds."""
+    architecture = copy.deepcopy(architecture)
+    for arguments, seed in zip(_seeded(architecture), seeds, strict=True):
+        arguments["seed"] = seed
+    return architecture

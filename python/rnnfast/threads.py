@@ -12,7 +12,10 @@ import math
 import operator
 import os
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import SupportsIndex
 
@@ -23,6 +26,7 @@ _OPENMP = _kernels.openmp()
 MOST = 4096  # OpenMP's run time keeps a record of each thread of a team on the caller's stack, and dies where that ends
 
 _chosen: int | None = None  # by set_num_threads
+_here = threading.local()  # alone: whether kernels called by this thread of Python get one thread
 
 # The OpenMP run time keeps its threads between calls. A forked child inherits its belief in them but not the threads,
 # and would wait for them forever. torch's run time is the same one where both are loaded.
@@ -58,9 +62,11 @@ def resolve(num_threads: SupportsIndex | None = None) -> int:
     """The number to hand to the kernel that is called next: `num_threads`, or by default `get_num_threads()`.
 
     It is 1 where more can't be had: without OpenMP, and in a forked child whose parent had run kernels on several
-    threads or had loaded torch (which one RuntimeWarning tells).
+    threads or had loaded torch (which one RuntimeWarning tells); and inside of `alone`.
     """
     global _team_made, _warning_due
+    if num_threads is None and getattr(_here, "alone", False):
+        return 1
     wanted = (_chosen or _default()) if num_threads is None else _positive(num_threads)
     if wanted == 1 or not _OPENMP:
         return 1
@@ -76,6 +82,17 @@ def resolve(num_threads: SupportsIndex | None = None) -> int:
         return 1
     _team_made = True
     return wanted
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Kernels that this thread of Python calls get one thread each, since others call theirs at the same time."""
+    before = getattr(_here, "alone", False)
+    _here.alone = True
+    try:
+        yield
+    finally:
+        _here.alone = before
 
 
 def config() -> dict[str, str]:
