@@ -81,6 +81,13 @@ def test_lengths_may_be_any_integers(dtype: str) -> None:
     assert_same_bits(layer(problem.x, lengths=problem.lengths.tolist())[0], expected)
 
 
+def test_lengths_of_no_rows_may_be_an_empty_list() -> None:
+    """Though NumPy takes that for one of float64."""
+    problem = make_problem("lstm", Shape(3, 0, 4, 5))
+    y, _ = problem.layer(np.float32)(problem.x, lengths=[])
+    assert y.shape == (3, 0, 5)
+
+
 def test_the_caller_may_reuse_lengths_and_resets_before_backward() -> None:
     problem = make_problem("gru", SHAPE, ragged=True, cut=True)
     expected = solve(problem, np.float32)

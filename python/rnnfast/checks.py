@@ -200,8 +200,10 @@ def resets(value: Any, steps: int, batch: int, batch_first: bool) -> Array | Non
 
 
 def integers(name: str, value: Any) -> Array:
-    """An array of any integer dtype."""
+    """An array of any integer dtype, or an empty list, which has none."""
     array = as_array(name, value)
+    if isinstance(value, list | tuple) and array.size == 0:
+        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     return array
