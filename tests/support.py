@@ -53,6 +53,11 @@ def fitting(cell: str, shape: Shape) -> Shape:
     return shape
 
 
+def initial_states(cell: str, size: tuple[int, ...]) -> tuple[Array, ...]:
+    """What a sequence of the cell starts from: zeros mostly, of the size of h."""
+    return tuple(np.full(size, value, np.float32) for value in reference.CELLS[cell].initial)
+
+
 def as_tuple(state: Any) -> tuple[Any, ...]:
     return state if isinstance(state, tuple) else (state,)
 

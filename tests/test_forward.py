@@ -125,8 +125,8 @@ def test_one_step_errs_by_no_more_than_its_terms_allow(gain: float, cell: str, d
 
     The bound that is promised has k = 8; rounding errors that add up like a random walk stay below k = 1.
     """
-    batch, inputs, hidden = 64, 24, 40
-    problem = make_problem(cell, Shape(1, batch, inputs, hidden))
+    problem = make_problem(cell, Shape(1, 64, 24, 40))
+    _, _, inputs, hidden = problem.shape
     params = {name: gain * array for name, array in problem.params.items()}
     layer = new_layer(cell, inputs, hidden, dtype=dtype)
     layer.load_state_dict(params)
@@ -147,9 +147,9 @@ def sum_of_terms(params: dict[str, Array], x: Array, state: tuple[Array, ...]) -
         z += np.abs(state[0][0]) @ terms["weight_hh"].T + terms["bias_hh"]
     of_unit = z.reshape(len(z), -1, state[0].shape[-1]).sum(axis=1)
     carried = np.sum([np.abs(s[0]) for s in state], axis=0)
-    for weight in terms.values():  # those that a unit has for itself, times a state before or after the step
-        if weight.shape == (state[0].shape[-1],):
-            of_unit += weight * (1 + carried)
+    for name, weight in terms.items():  # those that a unit has for itself, times a state before or after the step
+        if weight.ndim == 1 and name.startswith("weight"):
+            of_unit += weight.reshape(-1, state[0].shape[-1]).sum(axis=0) * (1 + carried)
     bound: Array = (1 + carried) * (1 + of_unit)
     return bound
 

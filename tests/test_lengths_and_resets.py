@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from shapes import Shape
-from support import CELLS, Array, Problem, as_state, as_tuple, assert_same_bits, make_problem, solve, threads
+from support import (
+    CELLS,
+    Array,
+    Problem,
+    as_state,
+    as_tuple,
+    assert_same_bits,
+    initial_states,
+    make_problem,
+    solve,
+    threads,
+)
 
 SHAPE = Shape(8, 6, 5, 11)
 
@@ -105,7 +116,7 @@ def test_the_caller_may_reuse_lengths_and_resets_before_backward() -> None:
 
 @each_cell
 def test_a_reset_makes_two_sequences_of_one(cell: str) -> None:
-    """The second starts from zeros, to the last bit."""
+    """The second starts from the cell's initial state, to the last bit."""
     problem = make_problem(cell, SHAPE)
     layer = problem.layer(np.float32)
     resets = np.zeros((SHAPE.steps, SHAPE.batch), np.bool_)
@@ -125,7 +136,7 @@ def test_a_reset_cuts_both_directions_at_the_same_place(cell: str) -> None:
     resets = np.zeros((SHAPE.steps, SHAPE.batch), np.bool_)
     resets[3] = True
     y, final = forward(layer, problem.x, first(problem), resets=resets)
-    nothing = tuple(np.zeros_like(s[:1]) for s in first(problem))
+    nothing = initial_states(cell, first(problem)[0][:1].shape)
     left = tuple(np.concatenate([s[:1], n]) for s, n in zip(first(problem), nothing, strict=True))
     right = tuple(np.concatenate([n, s[1:]]) for s, n in zip(first(problem), nothing, strict=True))
     left_y, left_final = forward(layer, problem.x[:3], left)
@@ -142,7 +153,8 @@ def test_a_reset_at_the_first_step_replaces_the_given_state(cell: str) -> None:
     resets = np.zeros((SHAPE.steps, SHAPE.batch), np.bool_)
     resets[0] = True
     got = solve(replace(problem, resets=resets), np.float32)
-    partly = tuple(s * np.array([0, 1], np.float32)[:, None, None] for s in first(problem))
+    fresh = initial_states(cell, first(problem)[0].shape)
+    partly = tuple(np.stack([n[0], s[1]]) for n, s in zip(fresh, first(problem), strict=True))
     expected = solve(replace(problem, state=partly), np.float32)
     assert_same_bits(got["y"], expected["y"])
     assert_same_bits(got["dx"], expected["dx"])
@@ -153,17 +165,20 @@ def test_a_reset_at_the_first_step_replaces_the_given_state(cell: str) -> None:
 
 @each_cell
 def test_no_gradient_passes_a_reset(cell: str) -> None:
+    """The rows that aren't reset have the gradients that they have without: not of every state, in every cell."""
     problem = make_problem(cell, SHAPE)
+    problem.dy[:3] = 0
     resets = np.zeros((SHAPE.steps, SHAPE.batch), np.bool_)
     resets[3, ::2] = True
-    dy = problem.dy.copy()
-    dy[:3] = 0
-    solution = solve(replace(problem, resets=resets, dy=dy), np.float32)
+    solution, uncut = solve(replace(problem, resets=resets), np.float32), solve(problem, np.float32)
     assert not solution["dx"][:3, ::2].any()
-    assert solution["dx"][:3, 1::2].any()
-    for k in range(len(problem.dstate)):
-        assert not solution[f"gradient of state {k}"][:, ::2].any()
-        assert solution[f"gradient of state {k}"][:, 1::2].any()
+    assert uncut["dx"][:3].any()
+    assert_same_bits(solution["dx"][:, 1::2], uncut["dx"][:, 1::2])
+    of_states = [f"gradient of state {k}" for k in range(len(problem.dstate))]
+    for name in of_states:
+        assert not solution[name][:, ::2].any()
+        assert_same_bits(solution[name][:, 1::2], uncut[name][:, 1::2])
+    assert any(uncut[name].any() for name in of_states)
 
 
 @each_cell
@@ -187,7 +202,7 @@ def test_resets_everywhere_make_every_step_a_sequence(cell: str) -> None:
     problem = make_problem(cell, SHAPE)
     layer = problem.layer(np.float32)
     y, _ = layer(problem.x, as_state(first(problem)), resets=np.ones((SHAPE.steps, SHAPE.batch), np.bool_))
-    steps, _ = layer(problem.x.reshape(1, -1, SHAPE.input))
+    steps, _ = layer(problem.x.reshape(1, -1, problem.shape.input))
     assert_same_bits(y, steps.reshape(y.shape))
 
 
