@@ -1,7 +1,7 @@
 """A whole training step of a character-level language model, ours and PyTorch's: what a user waits for.
 
-Embedding, recurrent layers, linear, softmax cross-entropy; state carried from window to window; the gradient's norm
-clipped at 1; Adam.
+Embedding, recurrent layers, linear, softmax cross-entropy (in ours as one: `SoftmaxHead`); state carried from window to
+window; the gradient's norm clipped at 1; Adam.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def match(cell: str, threads: int, sizes: Sizes, with_torch: bool) -> Match:
     network = rf.Sequential(
         rf.Embedding(sizes.symbols, sizes.embedding, seed=0),
         getattr(rf, cell)(sizes.embedding, sizes.hidden, sizes.layers, seed=1),
-        rf.Linear(sizes.hidden, sizes.symbols, seed=2),
+        rf.SoftmaxHead(sizes.hidden, sizes.symbols, seed=2),
     )
     weights = network.state_dict()
     products = sum(value.size for name, value in weights.items() if value.ndim == 2 and not name.startswith("0."))
@@ -53,16 +53,17 @@ def match(cell: str, threads: int, sizes: Sizes, with_torch: bool) -> Match:
 
 
 def _ours(network: rf.Sequential, threads: int, tokens: Array) -> Contender:
-    optimizer = rf.Adam(network, lr=LEARNING_RATE)
+    optimizer, head = rf.Adam(network, lr=LEARNING_RATE), network[2]
+    assert isinstance(head, rf.SoftmaxHead)
     state: Any = None
 
     def step() -> Any:
         nonlocal state
         rf.set_num_threads(threads)
         network.zero_grad()
-        logits, state, tape = network.forward(tokens[:-1], state)
-        loss, dlogits = rf.softmax_cross_entropy(logits, tokens[1:])
-        network.backward(tape, dlogits, need_dx=False)
+        h, state, tape = network.forward(tokens[:-1], state)
+        loss, dh = head.loss_and_grad(h, tokens[1:])
+        network.backward(tape, dh, need_dx=False)
         return loss, optimizer.step(clip_norm=CLIP_NORM)
 
     return Contender(step, _answer)

@@ -43,6 +43,13 @@ inline void check_threads(int threads) {
   if (threads < 1) throw py::value_error("num_threads: expected at least 1, got " + std::to_string(threads));
 }
 
+// An index that a kernel will follow.
+inline void check_entry(const char* name, std::int64_t value, index count, std::initializer_list<index> place) {
+  if (value < 0 || value >= count)
+    throw py::value_error(std::string(name) + ": expected 0 to " + std::to_string(count - 1) + ", got " +
+                          std::to_string(value) + " at " + shape_text(place));
+}
+
 template <class T> void check_aligned(const char* name, const Array<T>& a) {
   if (reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T))
     throw py::value_error(std::string(name) + ": not aligned");
@@ -126,5 +133,6 @@ void bind_backward(py::module_& m);
 void bind_stream(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_heads(py::module_& m);
+void bind_softmax_head(py::module_& m);
 
 }  // namespace rnnfast

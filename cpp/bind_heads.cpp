@@ -13,12 +13,6 @@ namespace {
 using Integers = Array<std::int64_t>;
 using MaybeIntegers = MaybeArray<std::int64_t>;
 
-void check_entry(const char* name, std::int64_t value, index count, std::initializer_list<index> place) {
-  if (value < 0 || value >= count)
-    throw py::value_error(std::string(name) + ": expected 0 to " + std::to_string(count - 1) + ", got " +
-                          std::to_string(value) + " at " + shape_text(place));
-}
-
 // body(block, rows) for all blocks, without the lock; signals are looked at between stretches. Nothing that is
 // interrupted leaves a trace but in outputs that the caller then throws away.
 template <class Body> void run_over(const RowBlocks& blocks, int num_threads, const Body& body) {

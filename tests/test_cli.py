@@ -330,7 +330,7 @@ def test_gradflow_says_how_to_install_what_is_missing(
 def test_train_that_diverges_says_so(
     text: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(language_model, "softmax_cross_entropy", lambda logits, targets: (float("nan"), logits))
+    monkeypatch.setattr(rf.SoftmaxHead, "loss_and_grad", lambda head, h, targets: (float("nan"), h))
     assert main(["train", str(text), *BRIEF]) == 2
     captured = capsys.readouterr()
     assert captured.err.endswith("rnnfast train: error: training diverged (the loss is nan at step 1): lower --lr\n")
@@ -422,7 +422,7 @@ def interrupting(function: Callable[..., object], number: int = signal.SIGINT) -
 
 
 PLACES = {  # where the signal arrives: object and attribute, and whether there is a model to save by then
-    "loss of the first step": (language_model, "softmax_cross_entropy", False),
+    "loss of the first step": (rf.SoftmaxHead, "loss_and_grad", False),
     "update": (language_model.Adam, "step", True),
     "evaluation": (LanguageModel, "bits_per_character", True),
     "saving": (LanguageModel, "save", True),

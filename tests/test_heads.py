@@ -81,6 +81,14 @@ def run_cross_entropy(dtype: npt.DTypeLike, threads: int) -> Array:
     return np.append(dlogits.astype(np.float64), loss)
 
 
+def run_softmax_head(dtype: npt.DTypeLike, threads: int) -> Array:
+    x, weights = normal(17, 25, 41, dtype=dtype), normal(425, dtype=dtype, seed=1).clip(0)
+    weight, bias, dx = normal(101, 41, dtype=dtype, seed=2), normal(101, dtype=dtype), np.empty_like(x)
+    grads, targets = (np.zeros_like(weight), np.zeros_like(bias)), integers(101, 425)
+    loss = _kernels.softmax_head(x, weight, bias, targets, weights, True, dx, *grads, threads)
+    return np.concatenate([*(array.ravel().astype(np.float64) for array in (dx, *grads)), [loss]])
+
+
 def run_mse(dtype: npt.DTypeLike, threads: int) -> Array:
     y, target = normal(5001, 7, dtype=dtype), normal(5001, 7, dtype=dtype, seed=1)
     dy = np.empty_like(y)
@@ -111,6 +119,7 @@ KERNELS: dict[str, Callable[[npt.DTypeLike, int], Array]] = {
     "embedding_backward": run_embedding_backward,
     "dropout": run_dropout,
     "softmax_cross_entropy": run_cross_entropy,
+    "softmax_head": run_softmax_head,
     "mse": run_mse,
     "sum_of_squares": run_sum_of_squares,
     "sgd_step": run_sgd,

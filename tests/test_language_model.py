@@ -285,7 +285,7 @@ def test_training_rejects_a_short_text() -> None:
 
 def test_dropout_stands_before_the_output() -> None:
     model = LanguageModel.create(Vocabulary("ab"), embedding=2, hidden=3, layers=2, dropout=0.5, seed=0)
-    assert [type(part) for part in model.network] == [rf.Embedding, rf.LSTM, rf.Dropout, rf.Linear]
+    assert [type(part) for part in model.network] == [rf.Embedding, rf.LSTM, rf.Dropout, rf.SoftmaxHead]
     one_layer = LanguageModel.create(Vocabulary("ab"), embedding=2, hidden=3, layers=1, dropout=0.5, seed=0)
     assert one_layer.network[1].dropout == 0  # there is no between
 

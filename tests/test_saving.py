@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[[], rf.Module]] = {
     "gru": lambda: rf.GRU(3, 4),
     "embedding": lambda: rf.Embedding(7, 3),
     "linear": lambda: rf.Linear(3, 4, bias=False),
+    "softmax_head": lambda: rf.SoftmaxHead(3, 4, bias=False, batch_first=True),
     "dropout": lambda: rf.Dropout(0.3),
     "last": lambda: rf.Last(batch_first=True),
     "sequential": lambda: rf.Sequential(

@@ -17,15 +17,16 @@ template <class T> class WeightedMean {
     total_ = weights ? lane_sum(weights, blocks.rows()) : static_cast<double>(blocks.rows());
   }
 
+  // m / Σ m of row n, by which its gradient is scaled.
+  double fraction(index n) const { return total_ == 0 ? 0 : weight(n) / total_; }
+
   // row(n, fraction) gives l of row n and writes its gradient times fraction = m / Σ m. It reads nothing of a row whose
   // fraction is 0.
   template <class Row> void add(index block, Range rows, const Row& row) {
     double sum = 0;
     for (index n = rows.begin; n < rows.end; n++) {
-      const double m = weights_ ? static_cast<double>(weights_[n]) : 1.0;
-      const double fraction = total_ == 0 ? 0 : m / total_;
-      const double loss = row(n, fraction);
-      if (fraction != 0) sum += m * loss;
+      const double own = fraction(n), loss = row(n, own);
+      if (own != 0) sum += weight(n) * loss;
     }
     partial_[block] = sum;
   }
@@ -37,6 +38,8 @@ template <class T> class WeightedMean {
   }
 
  private:
+  double weight(index n) const { return weights_ ? static_cast<double>(weights_[n]) : 1.0; }
+
   const T* weights_;
   std::vector<double> partial_;  // Σ m l of each block
   double total_ = 0;             // Σ m

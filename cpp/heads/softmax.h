@@ -34,24 +34,36 @@ template <class T> void exponentials(const T* x, index n, T top, T* to) {
   }
 }
 
-// l = log Σ_v exp(logits_v) - logits_target; dlogits = fraction · (softmax(logits) - onehot(target)).
-// With the target's exponential kept apart from the sum of the others, nothing cancels where the target is almost sure:
-// softmax - 1 is -others / sum, and l is log(1 + others).
+// What the loss of a row and its gradient are made of: the target's exponential apart from the sum of the others, so
+// that nothing cancels where the target is almost sure. softmax - 1 is -others / sum, and l is log(1 + others).
+struct ExponentialSums {
+  double hit, others, loss;
+};
+
+// l = log Σ_v exp(logits_v) - logits_target. exps = exp(logits - their maximum), but 0 for the target; it may be the
+// logits themselves.
+template <class T> ExponentialSums exponential_sums(const T* logits, index classes, index target, T* exps) {
+  const T top = largest(logits, classes);
+  const double margin = static_cast<double>(top) - static_cast<double>(logits[target]);
+  exponentials(logits, classes, top, exps);
+  const double hit = exps[target];
+  exps[target] = 0;
+  const double others = lane_sum(exps, classes);
+  return {hit, others, std::log1p(others + (hit - 1)) + margin};
+}
+
+// The loss l; dlogits = fraction · (softmax(logits) - onehot(target)), which may be the logits themselves.
 template <class T> double cross_entropy_row(const T* logits, index classes, index target, double fraction, T* dlogits) {
   if (fraction == 0) {
     std::fill_n(dlogits, classes, T(0));
     return 0;
   }
-  const T top = largest(logits, classes);
-  const double margin = static_cast<double>(top) - static_cast<double>(logits[target]);
-  exponentials(logits, classes, top, dlogits);
-  const double hit = dlogits[target];
-  dlogits[target] = 0;
-  const double others = lane_sum(dlogits, classes), sum = hit + others;
+  const auto [hit, others, loss] = exponential_sums(logits, classes, target, dlogits);
+  const double sum = hit + others;
   const T factor = static_cast<T>(fraction / sum);
   for (index v = 0; v < classes; v++) dlogits[v] *= factor;
   dlogits[target] = static_cast<T>(-fraction * (others / sum));
-  return std::log1p(others + (hit - 1)) + margin;
+  return loss;
 }
 
 }  // namespace rnnfast

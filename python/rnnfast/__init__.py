@@ -20,6 +20,7 @@ from rnnfast import reference
 from rnnfast._kernels import isa
 from rnnfast.ensemble import Ensemble
 from rnnfast.flow import GradientFlow, gradient_flow, vanishing_penalty
+from rnnfast.heads import SoftmaxHead
 from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN, SLSTM, SRU, IndRNN, MinGRU, MinLSTM
 from rnnfast.losses import mse, softmax_cross_entropy
@@ -55,6 +56,7 @@ __all__ = [
     "Module",
     "Seq2Seq",
     "Sequential",
+    "SoftmaxHead",
     "Stream",
     "Tape",
     "Window",

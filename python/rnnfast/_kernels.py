@@ -61,4 +61,5 @@ openmp = _core.openmp
 saved_size = _core.saved_size
 sgd_step = _core.sgd_step
 softmax_cross_entropy = _core.softmax_cross_entropy
+softmax_head = _core.softmax_head
 sum_of_squares = _core.sum_of_squares

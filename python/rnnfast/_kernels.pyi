@@ -129,6 +129,18 @@ def softmax_cross_entropy(
     dlogits: NDArray[_T],
     num_threads: int,
 ) -> float: ...
+def softmax_head(
+    x: NDArray[_T],
+    weight: NDArray[_T],
+    bias: NDArray[_T] | None,
+    targets: NDArray[np.int64],
+    weights: NDArray[_T] | None,
+    batch_first: bool,
+    dx: NDArray[_T] | None,
+    dweight: NDArray[_T] | None,
+    dbias: NDArray[_T] | None,
+    num_threads: int,
+) -> float: ...
 def mse(
     y: NDArray[_T],
     target: NDArray[_T],

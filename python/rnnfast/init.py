@@ -128,7 +128,7 @@ def _default(parameter: _Parameter, generator: np.random.Generator) -> Array:
         return np.zeros(shape)
     if hasattr(owner, "num_embeddings"):
         return generator.standard_normal(shape)
-    fan = float(owner.hidden_size if parameter.cell is not None else owner.in_features)
+    fan = float(owner.hidden_size if parameter.cell is not None else owner.params["weight"].shape[1])
     return generator.uniform(-(fan**-0.5), fan**-0.5, shape)
 
 

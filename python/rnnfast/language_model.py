@@ -2,7 +2,7 @@
 
 A model reads characters one at a time and predicts the next one:
 
-    embedding -> stacked LSTM, GRU or RNN -> dropout -> linear -> softmax
+    embedding -> stacked LSTM, GRU or RNN -> dropout -> softmax head
 
 It is trained by truncated backpropagation through time (Williams and Peng, 1990): `batch` readers go through the text
 side by side, `window` characters a step; the state is carried from window to window, gradients end at its border.
@@ -27,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rnnfast import checks, saving
+from rnnfast.heads import SoftmaxHead
 from rnnfast.layers import GRU, LSTM, RNN
 from rnnfast.losses import softmax_cross_entropy
-from rnnfast.modules import Dropout, Embedding, Linear, Sequential
+from rnnfast.modules import Dropout, Embedding, Sequential
 from rnnfast.optim import Adam
 
 Ids = npt.NDArray[np.int64]
@@ -156,12 +157,13 @@ class LanguageModel:
         known, first, last = len(vocabulary), network[0], network[len(network) - 1]
         if not isinstance(first, Embedding) or first.num_embeddings != known:
             raise ValueError(f"network: expected an Embedding of {known} characters at its beginning, got {first}")
-        if not isinstance(last, Linear) or last.out_features != known:
-            raise ValueError(f"network: expected a Linear with {known} outputs at its end, got {last}")
+        if not isinstance(last, SoftmaxHead) or last.num_classes != known:
+            raise ValueError(f"network: expected a SoftmaxHead of {known} classes at its end, got {last}")
         if network.batch_first:
             raise ValueError("network: expected batch_first=False, got True")
         self.vocabulary = vocabulary
         self.network = network
+        self.head = last
 
     @classmethod
     def create(
@@ -184,7 +186,7 @@ class LanguageModel:
             Embedding(len(vocabulary), embedding, seed=seeds[0]),
             CELLS[cell](embedding, hidden, layers, dropout=between, seed=seeds[1]),
             *([Dropout(dropout, seed=seeds[2])] if dropout else []),
-            Linear(hidden, len(vocabulary), seed=seeds[3]),
+            SoftmaxHead(hidden, len(vocabulary), seed=seeds[3]),
         )
         return cls(vocabulary, network)
 
@@ -333,10 +335,10 @@ def train(
     state: Any = None
     for number, (inputs, targets) in enumerate(windows(corpus.training, batch, window), start=1):
         network.zero_grad()
-        logits, state, tape = network.forward(inputs, state)
-        loss, dlogits = softmax_cross_entropy(logits, targets)
+        h, state, tape = network.forward(inputs, state)
+        loss, dh = model.head.loss_and_grad(h, targets)
         _check_finite(loss, number)
-        network.backward(tape, dlogits, need_dx=False)
+        network.backward(tape, dh, need_dx=False)
         optimizer.lr = learning_rate * learning_rate_share(progress(number - 1))
         with updating():
             norm = optimizer.step(clip_norm=clip_norm)

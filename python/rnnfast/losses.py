@@ -45,7 +45,7 @@ def softmax_cross_entropy(logits: Any, targets: Any, mask: Any = None) -> tuple[
     logits = checks.contiguous(checks.features("logits", logits, ("…", "V"), None))
     targets = checks.integers("targets", targets)
     checks.shaped("targets", targets, logits.shape[:-1])
-    weights = _weights(mask, logits.shape[:-1], logits.dtype)
+    weights = step_weights(mask, logits.shape[:-1], logits.dtype)
     ignored = None if weights is None else (weights == 0).reshape(targets.shape)
     checks.in_range("targets", targets, logits.shape[-1], ignored)
     dlogits = checks.empty("dlogits", logits.shape, logits.dtype)
@@ -83,7 +83,7 @@ def mse(y: Any, target: Any, mask: Any = None) -> tuple[float, Array]:
     """
     y = checks.contiguous(checks.features("y", y, ("…", "F"), None))
     target = checks.block("target", target, y.shape, y.dtype)
-    weights = _weights(mask, y.shape[:-1], y.dtype)
+    weights = step_weights(mask, y.shape[:-1], y.dtype)
     dy = checks.empty("dy", y.shape, y.dtype)
     loss = _kernels.mse(_rows(y), _rows(target), weights, _rows(dy), threads.resolve())
     return loss, dy
@@ -94,7 +94,7 @@ def _rows(array: Array) -> Array:
     return array.reshape(int(np.prod(array.shape[:-1])), array.shape[-1])
 
 
-def _weights(mask: Any, shape: tuple[int, ...], dtype: Float) -> Array | None:
+def step_weights(mask: Any, shape: tuple[int, ...], dtype: Float) -> Array | None:
     """The mask as (N,) weights of the outputs' dtype."""
     if mask is None:
         return None

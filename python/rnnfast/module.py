@@ -156,6 +156,7 @@ class Module:
     _arguments: ClassVar[tuple[str, ...]] = ()
     _keeps_time: ClassVar[bool] = True  # False: y has no steps, so that lengths and resets end here
     _takes_checkpoint: ClassVar[bool] = False  # whether `forward` has the keyword
+    _ends: ClassVar[bool] = False  # True: nothing can follow, since forward and a plain call give different things
 
     params: Arrays
     grads: Arrays

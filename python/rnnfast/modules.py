@@ -403,6 +403,9 @@ class Sequential(Module):
                     f"modules: {type(module).__name__} at position {position} already belongs to a Sequential; "
                     "use copy.deepcopy for a second one"
                 )
+        for position, module in enumerate(modules[:-1]):
+            if module._ends:
+                raise ValueError(f"modules: expected {type(module).__name__} at the end, got it at position {position}")
         layouts = _layouts(modules)
         if len(set(layouts.values())) > 1:
             listed = ", ".join(f"{type(modules[i]).__name__} at {i}: {layout}" for i, layout in layouts.items())
@@ -449,6 +452,10 @@ class Sequential(Module):
     @property
     def _keeps_time(self) -> bool:  # type: ignore[override]
         return all(module._keeps_time for module in self.modules)
+
+    @property
+    def _ends(self) -> bool:  # type: ignore[override]
+        return self.modules[-1]._ends
 
     # ---- calls -------------------------------------------------------------------------------------------------------
     def _entries(self, name: str, value: State) -> Sequence[State]:

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rnnfast import ensemble, layers, modules
+from rnnfast import ensemble, heads, layers, modules
 from rnnfast.module import Module
 
 __all__ = ["load", "load_with_metadata", "save"]
 
 _FORMAT = "1"
-_CLASSES: dict[str, type[Module]] = {
-    name: getattr(home, name) for home in (layers, modules, ensemble) for name in home.__all__
-}
+_HOMES = (layers, modules, heads, ensemble)
+_CLASSES: dict[str, type[Module]] = {name: getattr(home, name) for home in _HOMES for name in home.__all__}
 
 
 def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rnnfast import checks
 from rnnfast.checks import Array
+from rnnfast.heads import SoftmaxHead, loss_of
 from rnnfast.losses import softmax_cross_entropy
 from rnnfast.module import Module, State, Store, Tape
 from rnnfast.modules import Embedding, Linear, Sequential
@@ -65,8 +66,8 @@ class Seq2Seq(Module):
 
     Args:
         encoder: a Sequential with recurrent layers; its y is not used. Reversing what it reads often helps (Sutskever).
-        decoder: a Sequential from tokens to logits over the tokens, (T, B) → (T, B, V), whose recurrent layers have
-            the types, sizes and order of the encoder's. Its layers read forward only.
+        decoder: a Sequential from tokens to logits over the tokens, (T, B) → (T, B, V), a `Linear` or `SoftmaxHead`
+            last, whose recurrent layers have the types, sizes and order of the encoder's. Its layers read forward only.
         start: w_0, the token that the decoder reads first.
         end: the token that ends an output; targets are given without it.
 
@@ -108,9 +109,12 @@ class Seq2Seq(Module):
     def _check_tokens(self, decoder: Sequential) -> None:
         """start can be read, end can be written; ValueError else."""
         first, last = decoder[0], decoder[len(decoder) - 1]
+        written = last.out_features if isinstance(last, Linear) else None
+        if isinstance(last, SoftmaxHead):
+            written = last.num_classes
         for name, token, known in (
             ("start", self.start, first.num_embeddings if isinstance(first, Embedding) else None),
-            ("end", self.end, last.out_features if isinstance(last, Linear) else None),
+            ("end", self.end, written),
         ):
             if known is not None and token >= known:
                 raise ValueError(f"{name}: expected a token from 0 to {known - 1}, got {token}")
@@ -249,7 +253,7 @@ class Seq2Seq(Module):
         if not checks.flag("backward", backward):
             return softmax_cross_entropy(self((source, inputs), lengths=pair)[0], goal, mask)[0]
         y, _, tape = self.forward((source, inputs), lengths=pair)
-        loss, dy = softmax_cross_entropy(y, goal, mask)
+        loss, dy = loss_of(self.decoder)(y, goal, mask)
         self.backward(tape, dy, need_dx=False)
         return loss
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from rnnfast import checks, init
 from rnnfast.checks import Array
-from rnnfast.losses import softmax_cross_entropy
+from rnnfast.heads import Loss, loss_of
 from rnnfast.module import Module, State, Tape
 
 __all__ = ["Window", "truncated_bptt"]
-
-Loss: TypeAlias = Callable[..., tuple[float, Array]]  # loss(y, targets) or loss(y, targets, mask) -> (loss, dy)
 
 _FIELDS = ("x", "targets", "resets", "mask")  # of a chunk, in this order
 
@@ -42,7 +40,7 @@ def truncated_bptt(
     lengths: Any = None,
     resets: Any = None,
     mask: Any = None,
-    loss: Loss = softmax_cross_entropy,
+    loss: Loss | None = None,
     zero_grad: bool = True,
 ) -> Iterator[Window]:
     """Go through a sequence in windows; after each, the model's gradients are ready for an optimiser's step.
@@ -72,7 +70,8 @@ def truncated_bptt(
             With chunks too they count from the beginning of the whole sequence.
         resets: bools in x's leading layout: where the state starts anew.
         mask: bools or weights in x's leading layout, for the loss.
-        loss: loss(y, targets) → (loss, dy), also with a third argument, the mask, if there are lengths or a mask.
+        loss: loss(y, targets) → (loss, dy), also with a third argument, the mask, if there are lengths or a mask. None
+            stands for that of the `SoftmaxHead` at the model's end, or else `softmax_cross_entropy`.
         zero_grad: whether the gradients are set to zero before each window; else they add up.
 
     Yields:
@@ -106,6 +105,7 @@ def truncated_bptt(
     if reach < new:
         raise ValueError(f"back: expected at least window = {new}, got {reach}")
     checks.flag("zero_grad", zero_grad)
+    loss = loss_of(model) if loss is None else loss
     if not callable(loss):
         raise TypeError(f"loss: expected a function, got {type(loss).__name__}")
     axis = 1 if model.batch_first else 0
