@@ -71,7 +71,7 @@ class RecurrentTape(Tape[Run | Checkpoints]):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays that the tape keeps alive, y among them, without x."""
+        """The bytes of all arrays that the tape keeps alive, without x; y is among them but with `checkpoint`."""
         record = self.record
         run = record.run if isinstance(record, Checkpoints) else record
         groups: list[Any] = [
