@@ -69,7 +69,7 @@ py::dict plan_of(const std::string& name, index steps, index batch, index input,
     py::dict shown;
     shown["threads"] = plan.threads;
     shown["split"] = plan.threads == 1 ? "none" : plan.by_rows ? "rows" : "units";
-    shown["barrier"] = plan.waits;
+    shown["barrier"] = plan.waits && plan.threads > 1;
     shown["rows"] = plan.rows;
     shown["panel_width"] = plan.width;
     shown["tile_rows"] = even_part(std::max<index>(std::min(plan.rows, rows_in_cache), 1), rows_of_tile(plan.width));

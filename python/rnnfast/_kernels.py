@@ -58,6 +58,7 @@ make_stream = _core.make_stream
 math = _core.math
 mse = _core.mse
 openmp = _core.openmp
+plan = _core.plan
 saved_size = _core.saved_size
 sgd_step = _core.sgd_step
 softmax_cross_entropy = _core.softmax_cross_entropy

@@ -16,6 +16,17 @@ isas_available: tuple[str, ...]  # built and executable here, best first
 def cells() -> dict[str, dict[str, Any]]: ...
 def openmp() -> bool: ...
 def build_info() -> dict[str, str]: ...
+def plan(
+    cell: str,
+    steps: int,
+    batch: int,
+    input: int,
+    hidden: int,
+    output: int,
+    norms: bool,
+    double_precision: bool,
+    num_threads: int,
+) -> dict[str, Any]: ...
 def saved_size(cell: str, hidden: int, projects: bool, zoneout: bool, norms: bool) -> int: ...
 def forward(
     cell: str,

@@ -17,10 +17,11 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 
-from rnnfast import _kernels, checkpointing, checks, init, threads
+from rnnfast import _kernels, checkpointing, checks, init, planning, threads
 from rnnfast.checkpointing import Checkpoint, Checkpoints
 from rnnfast.checks import Array
 from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
+from rnnfast.planning import Plan
 from rnnfast.streaming import Stream
 
 __all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent", "RecurrentTape"]
@@ -380,6 +381,19 @@ class Recurrent(Module):
         y, state, tape = self._forward(x, state, lengths, resets, record=True, checkpoint=checkpoint)
         assert tape is not None
         return self._read_only(y), state, tape
+
+    def plan(self, steps: int, batch: int) -> Plan:
+        """How a forward pass over (steps, batch) would be laid out on the present number of threads.
+
+        A plan changes the time that a call takes and no bit of its result. Printed, it is a line a layer, with the
+        share of the multiply-add peak to expect.
+
+            >>> import rnnfast as rf
+            >>> layer = rf.LSTM(64, 128, num_layers=2, seed=0)
+            >>> len(layer.plan(100, 32).layers)
+            2
+        """
+        return planning.plan(self, steps, batch)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """The layer one step a call, with packed weights and a state of its own; see `Stream`.

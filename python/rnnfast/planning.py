@@ -1,0 +1,102 @@
+"""How a layer would lay out a call over threads, caches and tiles, and what share of the peak to expect of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from rnnfast import _kernels, checks, threads
+
+if TYPE_CHECKING:
+    from rnnfast.recurrent import Recurrent
+
+__all__ = ["LayerPlan", "Plan", "plan"]
+
+# What a call spends beside the multiply-adds of its products, in the time of one vector's multiply-add: of each vector
+# of units and row for each gate (its activation, loads, stores), of each row, of each barrier; and the share of a
+# tile's time that is not its multiply-adds. From measurements of LSTM, GRU and RNN on AVX-512.
+_GATE, _ROW, _BARRIER, _TILE = 28.0, 40.0, 1500.0, 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class LayerPlan:
+    """The layout of one layer's forward pass.
+
+    Attributes:
+        cell: the cell's name in the kernels.
+        threads: how many work.
+        split: what they share out: "rows" of the batch, "units" of the layer, or "none" where one thread has all.
+        barrier: whether they wait for each other at every step.
+        tile: rows × vectors of units whose sums are in registers at once.
+        steps_ahead: steps whose product with x is made before their recurrence; 1: beside it.
+        weight_bytes: of the packed weights that pass by at every step.
+        share: the part of the multiply-add peak that is expected, 0 to 1; an estimate that knows nothing of memory.
+    """
+
+    cell: str
+    threads: int
+    split: Literal["rows", "units", "none"]
+    barrier: bool
+    tile: tuple[int, int]
+    steps_ahead: int
+    weight_bytes: int
+    share: float
+
+    def __str__(self) -> str:
+        shared = "one thread" if self.split == "none" else f"{self.threads} threads by {self.split}"
+        waits = ", a barrier a step" if self.barrier else ""
+        ahead = f", x {self.steps_ahead} steps ahead" if self.steps_ahead > 1 else ""
+        rows, vectors = self.tile
+        return (
+            f"{self.cell}: {shared}{waits}, tiles of {rows} rows × {vectors} vectors{ahead}, "
+            f"{self.weight_bytes / 1024:,.0f} KiB of weights, some {self.share:.0%} of the peak"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The layouts of a stack's layers, first one first. Printed, a line for each."""
+
+    layers: tuple[LayerPlan, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(f"layer {k}  {layer}" for k, layer in enumerate(self.layers))
+
+    def __iter__(self) -> Iterator[LayerPlan]:
+        return iter(self.layers)
+
+
+def plan(layer: Recurrent, steps: int, batch: int) -> Plan:
+    """See `Recurrent.plan`."""
+    steps, batch = checks.size("T", steps), checks.size("B", batch)
+    return Plan(tuple(_of_layer(layer, k, steps, batch) for k in range(layer.num_layers)))
+
+
+def _of_layer(layer: Recurrent, k: int, steps: int, batch: int) -> LayerPlan:
+    cell, inputs, hidden = layer._cell_of(k), layer._inputs_of(k), layer.hidden_size
+    double = layer.dtype == np.float64
+    made = _kernels.plan(
+        cell, steps, batch, inputs, hidden, layer.output_size, layer.layer_norm, double, threads.resolve()
+    )
+    traits = _kernels.cells()[cell]
+    vectors = -(-hidden // made["lanes"])
+    terms = inputs + (layer.output_size // layer.num_heads if traits["recurrent"] else 0)
+    products = traits["gates"] * terms
+    spent = vectors * (products * (1 + _TILE) + traits["gates"] * _GATE) + _ROW
+    if made["barrier"]:
+        spent += _BARRIER * made["threads"] / batch
+    share = products * hidden / made["lanes"] / spent
+    idle = made["threads"] / threads.resolve()  # of the peak of all threads
+    return LayerPlan(
+        cell,
+        made["threads"],
+        made["split"],
+        made["barrier"],
+        (made["tile_rows"], made["panel_width"]),
+        made["steps_ahead"],
+        traits["gates"] * hidden * terms * (2 if layer.compute_dtype else layer.dtype.itemsize),
+        share * idle,
+    )
