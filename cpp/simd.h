@@ -65,6 +65,7 @@ template <class T> inline Vec<T> abs(Vec<T> a) { return Eigen::internal::pabs(a.
 
 // Comparisons give a mask of all-ones lanes; select(mask, a, b) takes a where it is set.
 template <class T> inline Vec<T> less(Vec<T> a, Vec<T> b) { return Eigen::internal::pcmp_lt(a.p, b.p); }
+template <class T> inline Vec<T> equal(Vec<T> a, Vec<T> b) { return Eigen::internal::pcmp_eq(a.p, b.p); }
 template <class T> inline Vec<T> select(Vec<T> mask, Vec<T> a, Vec<T> b) {
   return Eigen::internal::pselect(mask.p, a.p, b.p);
 }

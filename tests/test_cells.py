@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import rnnfast as rf
-from support import assert_same_bits
+from rnnfast import _kernels, recurrent, reference
+from support import CELLS, DTYPES, as_tuple, assert_same_bits, new_layer
 
 LSTM_OPTIONS: dict[str, tuple[dict[str, bool], int, tuple[str, ...]]] = {
     "plain": ({}, 4, ()),
@@ -22,6 +23,21 @@ LSTM_OPTIONS: dict[str, tuple[dict[str, bool], int, tuple[str, ...]]] = {
 
 def sequence(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def test_every_recurrent_layer_is_reached_by_a_cell_of_the_registry() -> None:
+    """So that whatever enumerates the cells tests every layer; and each cell is the one that its layer computes."""
+    exported = {value for value in vars(rf).values() if isinstance(value, type)}
+    kinds = {kind for kind in exported if issubclass(kind, recurrent.Recurrent)}
+    layers = {cell: new_layer(cell, 5 if cell == "sru" else 3, 5) for cell in CELLS}
+    assert {type(layer) for layer in layers.values()} == kinds
+    assert {layer._cell_of(0) for layer in layers.values()} == set(CELLS) == set(_kernels.cells())
+
+
+def test_states_start_alike_in_the_kernels_and_in_the_reference() -> None:
+    kernels = {name: tuple(cell["initial"]) for name, cell in _kernels.cells().items()}
+    assert kernels == {name: cell.initial for name, cell in reference.CELLS.items()}
+    assert all(len(new_layer(cell, 5, 5)._state_names) == len(kernels[cell]) for cell in CELLS)
 
 
 @pytest.mark.parametrize("name", LSTM_OPTIONS)
@@ -51,6 +67,93 @@ def test_parameters_of_the_cells_without_a_recurrent_product(
     shapes = {name.removesuffix("_l0"): array.shape for name, array in layer.params.items()}
     assert shapes == {"weight_ih": (gates * 5, 3), "bias_ih": (gates * 5,), **unit_weights}
     assert set(kind(3, 5, bias=False).params) == {"weight_ih_l0", *(f"{name}_l0" for name in unit_weights)}
+
+
+def test_parameters_of_an_sru_depend_on_whether_x_has_as_many_features_as_units() -> None:
+    """Without a skip there are three blocks of rows, with it four; layers above see h, of one direction or two."""
+    for bidirectional, above in ((False, (15, 5)), (True, (20, 10))):
+        layer = rf.SRU(3, 5, num_layers=2, bidirectional=bidirectional, seed=0)
+        assert layer.params["weight_ih_l0"].shape == (20, 3) and layer.params["bias_ih_l0"].shape == (20,)
+        assert layer.params["weight_ih_l1"].shape == above and layer.params["bias_ih_l1"].shape == above[:1]
+        assert all(array.shape == (10,) for name, array in layer.params.items() if name.startswith("weight_c"))
+        _, _, tape = layer.forward(sequence(4, 2, 3))
+        assert tape.gates.shape == ((4, 4, 2, 4, 5) if bidirectional else (2, 4, 2, 3, 5))  # those that all layers have
+    assert rf.SRU(5, 5, seed=0).params["weight_ih_l0"].shape == (15, 5)
+    assert not any("_hh" in name for name in layer.params)
+
+
+def test_parameters_of_an_slstm_with_heads() -> None:
+    layer = rf.SLSTM(3, 12, num_layers=2, num_heads=3, seed=0)
+    assert {name.removesuffix("_l1"): array.shape for name, array in layer.params.items() if name.endswith("_l1")} == {
+        "weight_ih": (48, 12),
+        "weight_hh": (48, 4),
+        "bias_ih": (48,),
+        "bias_hh": (48,),
+    }
+    _, state, tape = layer.forward(sequence(4, 2, 3))
+    assert [s.shape for s in state] == [(2, 2, 12)] * 4
+    assert tape.gates.shape == (2, 4, 2, 4, 12)
+
+
+def test_a_head_sees_its_own_h_only() -> None:
+    layer = rf.SLSTM(3, 12, num_heads=3, seed=0)
+    x, state = sequence(6, 1, 3), (sequence(1, 1, 12), sequence(1, 1, 12), np.ones((1, 1, 12), np.float32))
+    changed = state[0].copy()
+    changed[..., 5] += 1
+    m = np.zeros_like(changed)
+    different = (layer(x, (*state, m))[0] != layer(x, (changed, *state[1:], m))[0]).any(axis=(0, 1))
+    assert different.tolist() == [False] * 4 + [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_slstm_into_which_nothing_has_come_gives_zero(dtype: type) -> None:
+    """An input gate that is shut to the last bit leaves m at minus infinity: c = n = h = 0, and gradients of zero."""
+    layer = rf.SLSTM(3, 21, num_layers=2, dtype=dtype, seed=0)
+    layer.params["bias_ih_l0"][:21] = -np.inf
+    x = sequence(5, 3, 3).astype(dtype)
+    x[2, 1] = 1e30  # even so
+    y, (h, c, n, m), tape = layer.forward(x)
+    assert not h[0].any() and not c[0].any() and not n[0].any() and np.isneginf(m[0]).all()
+    assert not tape.hidden[0].any() and np.isfinite(y).all() and y.any()
+    states = tuple(np.ones_like(s) for s in (h, c, n, m))
+    dx, dinitial = layer.backward(tape, np.ones_like(y), states)
+    assert dx is not None and not dx.any()
+    assert all(np.isfinite(array).all() for array in (*as_tuple(dinitial), *layer.grads.values()))
+    expected, _, _ = reference.forward("slstm", layer.params, x)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_slstm_whose_normaliser_is_zero_gives_zero(dtype: type) -> None:
+    """A state of zeros, m too, and an input that is too small beside it to count."""
+    layer = rf.SLSTM(3, 21, dtype=dtype, seed=0)
+    layer.params["bias_ih_l0"][:21] = -1e4
+    zeros = tuple(np.zeros((1, 2, 21), dtype) for _ in range(4))
+    y, (_, c, n, m), tape = layer.forward(sequence(1, 2, 3).astype(dtype), zeros)
+    assert not y.any() and not c.any() and not n.any() and np.isfinite(m).all()
+    dx, dstate = layer.backward(tape, np.ones_like(y), tuple(np.ones_like(s) for s in zeros))
+    assert not dx.any() and all(np.isfinite(ds).all() for ds in dstate)
+    assert np.isfinite(layer.flat_grads).all()
+
+
+def test_the_gates_of_an_slstm_may_be_open_as_far_as_they_like() -> None:
+    """e^ĩ is past every number; what counts is c / n."""
+    layer = rf.SLSTM(3, 21, seed=0)
+    layer.params["bias_ih_l0"][:42] = 300
+    x = sequence(50, 2, 3)
+    y, _ = layer(x)
+    expected, _, _ = reference.forward("slstm", layer.params, x)
+    np.testing.assert_allclose(y, expected, rtol=0, atol=2e-3)  # ĩ and m have lost 2⁻¹⁵
+
+
+def test_an_sru_keeps_what_is_small_beside_x() -> None:
+    """With both gates open c passes whole, whatever x̃ and x are."""
+    layer = rf.SRU(5, 5, seed=0)
+    layer.params["bias_ih_l0"][5:] = np.inf
+    c = sequence(1, 2, 5)
+    y, (_, last) = layer(1e30 * sequence(3, 2, 5), (np.zeros_like(c), c))
+    assert_same_bits(last, c)
+    assert_same_bits(y, np.repeat(c, 3, axis=0))
 
 
 def test_peepholes_of_zero_change_nothing() -> None:

@@ -16,8 +16,9 @@ template <bool skip> struct Sru {
 
   template <class V> static void forward(const V* z, const V* p, const V* s, V* s_after, V* save) {
     const V f = sigmoid(fma(p[0], s[1], z[F])), r = sigmoid(fma(p[1], s[1], z[R]));
-    const V c = fma(f, s[1] - z[X], z[X]);
-    s_after[0] = fma(r, c - z[S], z[S]);
+    // x̃ and x have no bound: as f (c - x̃) + x̃ a large one would swallow the c that is kept.
+    const V c = fma(f, s[1], (V(1) - f) * z[X]);
+    s_after[0] = fma(r, c, (V(1) - r) * z[S]);
     s_after[1] = c;
     save[X] = z[X], save[F] = f, save[R] = r, save[S] = z[S];
   }
