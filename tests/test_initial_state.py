@@ -28,9 +28,12 @@ def trained(layer: Any) -> dict[str, Array]:
 def make(cell: str, shape: Shape, options: dict[str, Any], dtype: type = np.float64) -> tuple[Any, Any]:
     """A problem without a state, and its layer with an initial state of random numbers."""
     problem = make_problem(cell, shape, given=False, **options)
-    layer = new_layer(cell, shape.input, shape.hidden, train_initial_state=True, dtype=dtype, **problem.options)
+    _, _, inputs, hidden = problem.shape
+    layer = new_layer(cell, inputs, hidden, train_initial_state=True, dtype=dtype, **problem.options)
     random = np.random.default_rng(5)
     drawn = {name: random.standard_normal(array.shape) for name, array in trained(layer).items()}
+    if "initial_n" in drawn:  # a sum of positive numbers; h is divided by it
+        drawn["initial_n"] = 1 + np.abs(drawn["initial_n"])
     layer.load_state_dict({**problem.params, **drawn})
     return problem, layer
 
@@ -69,6 +72,17 @@ def test_no_state_stands_for_the_trained_one(options: str, cell: str) -> None:
     assert_same_bits((y, final), plain(problem.x, state, problem.lengths, problem.resets))
 
 
+def test_the_m_of_an_slstm_begins_at_minus_infinity() -> None:
+    layer = rf.SLSTM(3, 5, train_initial_state=True, seed=0)
+    assert np.isneginf(layer.params["initial_m"]).all()
+    assert not any(array.any() for name, array in trained(layer).items() if name != "initial_m")
+    x = np.random.default_rng(0).standard_normal((4, 2, 3), np.float32)
+    assert_same_bits(layer(x), rf.SLSTM(3, 5, seed=0)(x))
+    rf.initialize(layer, initial_m=0.0)
+    rf.initialize(layer, initial_m="default")
+    assert np.isneginf(layer.params["initial_m"]).all()
+
+
 def test_a_reset_restores_zeros() -> None:
     problem, layer = make("gru", Shape(3, 2, 3, 5), {}, np.float32)
     resets = np.zeros((3, 2), np.bool)
@@ -88,6 +102,8 @@ def test_its_gradient_is_the_slope(options: str, cell: str) -> None:
     problem, layer = make(cell, Shape(4, 5, 3, 4), OPTIONS[options])
     x, dy = problem.x.astype(np.float64), problem.dy.astype(np.float64)
     dstate = tuple(s.astype(np.float64) for s in problem.dstate)
+    if cell == "slstm":  # m counts as a constant: c, n and m depend on it
+        dstate = dstate[0], *(np.zeros_like(s) for s in dstate[1:])
 
     def loss() -> float:
         y, final = layer(x, None, problem.lengths, problem.resets)
@@ -98,6 +114,9 @@ def test_its_gradient_is_the_slope(options: str, cell: str) -> None:
         tape = layer.forward(x, None, problem.lengths, problem.resets)[2]
         layer.backward(tape, dy, as_state(dstate))
         for name, array in trained(layer).items():
+            if name == "initial_m":
+                assert not layer.grads[name].any()
+                continue
             slopes = np.zeros_like(array)
             for element in np.ndindex(*array.shape):
                 before = array[element]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import rnnfast as rf
+from rnnfast import init, reference
+from support import CELLS, new_layer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODULES: dict[str, Callable[..., rf.Module]] = {
@@ -343,6 +345,51 @@ def test_a_refusal_changes_nothing() -> None:
     assert all(np.array_equal(model.params[name], before[name]) for name in before)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_gates_with_names_are_those_of_the_reference(cell: str) -> None:
+    """In the order of the rows. Without a forget gate of its own a cell has no forget bias, else it has."""
+    layer = new_layer(cell, 5 if cell == "sru" else 3, 5, num_layers=2, seed=0)
+    gates = reference.CELLS[cell].gates
+    if len(gates) > 1 and "no_forget" not in cell:  # which has no gate that says how long c is kept
+        assert init._GATES[cell].replace("h", "n") == "".join(gates)
+    if "f" not in gates:
+        with pytest.raises(ValueError, match="forget_bias: expected layers with a forget gate"):
+            rf.initialize(layer, forget_bias=2.0)
+        return
+    before = layer.state_dict()
+    rf.initialize(layer, forget_bias=2.0)
+    for name, array in layer.params.items():
+        if name.startswith("bias"):
+            value = 2.0 if name.startswith("bias_ih") else 0.0
+            blocks, old = array.reshape(-1, 5), before[name].reshape(-1, 5)
+            of_forget_gate = np.arange(len(blocks)) == gates.index("f")
+            assert (blocks[of_forget_gate] == value).all()
+            assert np.array_equal(blocks[~of_forget_gate], old[~of_forget_gate])
+        else:
+            assert np.array_equal(array, before[name])
+
+
+def test_what_is_not_drawn_begins_as_it_is_neutral() -> None:
+    """And begins so again by the name `default`: gains and biases of layer norm, initial states."""
+    layer = rf.LSTM(3, 40, layer_norm=True, train_initial_state=True, proj_size=7, seed=0)
+    for _ in range(2):
+        for name, array in layer.params.items():
+            if name.startswith(("ln_", "initial_")):
+                assert (array == ("weight" in name)).all()
+        layer.flat_params[...] = 3.0
+        kinds = {name.removesuffix("_l0") for name in layer.params}
+        rf.initialize(layer, seed=0, **dict.fromkeys(kinds, "default"))
+    projection = layer.params["weight_hr_l0"]
+    assert 0.9 * 40**-0.5 < np.abs(projection).max() <= 40**-0.5
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_orthogonal_holds_for_every_head(heads: int) -> None:
+    layer = rf.initialize(rf.SLSTM(3, 40, num_heads=heads, dtype=np.float64), weight_hh="orthogonal", seed=0)
+    for matrix in layer.params["weight_hh_l0"].reshape(4 * heads, 40 // heads, 40 // heads):
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(40 // heads), atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("layer", "gates"),
     [
@@ -350,8 +397,12 @@ def test_a_refusal_changes_nothing() -> None:
         (rf.LSTM(3, 500, coupled=True, seed=0), {0: -1}),
         (rf.MinGRU(3, 500, seed=0), {0: -1}),
         (rf.MinLSTM(3, 500, seed=0), {0: 1, 1: -1}),
+        (rf.GRU(3, 500, reset_after=False, seed=0), {1: 1}),
+        (rf.SRU(500, 500, seed=0), {1: 1}),
+        (rf.SRU(3, 500, seed=0), {1: 1}),
+        (rf.SLSTM(3, 500, num_heads=2, seed=0), {1: 1}),
     ],
-    ids=["peephole", "coupled", "min_gru", "min_lstm"],
+    ids=["peephole", "coupled", "min_gru", "min_lstm", "gru_reset_before", "sru", "sru_skip", "slstm"],
 )
 def test_chrono_knows_which_gates_of_the_family_keep_a_state(layer: rf.Module, gates: dict[int, int]) -> None:
     """Their rows, and the signs with which they keep it."""

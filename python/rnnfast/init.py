@@ -56,8 +56,12 @@ _GATES = {
     "lstm_coupled": "igo",
     "lstm_coupled_peephole": "igo",
     "gru": "rzn",
+    "gru_reset_before": "rzn",
     "min_gru": "zh",
     "min_lstm": "fih",
+    "sru": "xfr",
+    "sru_skip": "xfrs",
+    "slstm": "ifzo",
 }
 # The gates that say how long a state is kept, by the order of the rows: +1 if an open gate keeps it, −1 if it lets go.
 _KEEPING = {
@@ -66,8 +70,16 @@ _KEEPING = {
     "rzn": {"z": 1},
     "zh": {"z": -1},
     "fih": {"f": 1, "i": -1},
+    "xfr": {"f": 1},
+    "xfrs": {"f": 1},
+    "ifzo": {"f": 1},  # the same bias in every i cancels in c / n
 }
-_SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # layer and direction, after the kind of a parameter
+_SUFFIX = re.compile(r"_l(\d+)(_reverse)?$")  # layer and direction, after the kind of a parameter
+
+
+def kind_of(name: str) -> str:
+    """A parameter's name without layer and direction: weight_hh."""
+    return _SUFFIX.sub("", name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,7 @@ class _Parameter:
     @property
     def kind(self) -> str:
         """The name without position, layer and direction: weight_hh."""
-        return _SUFFIX.sub("", self.name.rpartition(".")[2])
+        return kind_of(self.name.rpartition(".")[2])
 
     @property
     def layer(self) -> str:
@@ -96,7 +108,11 @@ class _Parameter:
     @property
     def cell(self) -> str | None:
         """The cell in the kernels' registry; None for a layer that isn't recurrent."""
-        return getattr(self.owner, "_cell", None)
+        if not hasattr(self.owner, "_cell_of"):
+            return None
+        found = _SUFFIX.search(self.name)
+        name: str = self.owner._cell_of(int(found[1]) if found else 0)
+        return name
 
     @property
     def gates(self) -> str:
@@ -107,25 +123,31 @@ class _Parameter:
         return f"{self.name} of {type(self.owner).__name__}"
 
     def blocks(self) -> tuple[int, int, int]:
-        """(G, rows, columns): a recurrent weight is G matrices, one a gate, that act on the same vector."""
+        """(G, rows, columns): a recurrent weight is G matrices, one a gate, each of which acts on a vector by itself.
+
+        With heads there is one for each of them: G is that of gates times heads.
+        """
         if self.array.ndim != 2:
             raise ValueError(
                 f"{self.name}: this initialiser needs a matrix, {self.describe()} has the shape "
                 f"{checks.show(self.array.shape)}"
             )
         rows, columns = self.array.shape
-        height = self.owner.hidden_size if self.cell is not None and self.kind in ("weight_ih", "weight_hh") else rows
+        height = rows
+        if self.cell is not None and self.kind in ("weight_ih", "weight_hh"):
+            height = self.owner.hidden_size // (self.owner.num_heads if self.kind == "weight_hh" else 1)
         return rows // height, height, columns
 
 
 def _default(parameter: _Parameter, generator: np.random.Generator) -> Array:
     """PyTorch's: N(0, 1) for an embedding, else U(−1/√K, 1/√K), K = H of a recurrent layer, I of a linear one.
 
-    A trained initial state, which PyTorch has not, begins with zeros.
+    What PyTorch has not: gains of layer norm begin with ones, their biases and trained initial states with zeros (m of
+    an sLSTM with −∞).
     """
     owner, shape = parameter.owner, parameter.shape
-    if parameter.kind.startswith("initial_"):
-        return np.zeros(shape)
+    if parameter.cell is not None and (constant := owner._constant(parameter.kind)) is not None:
+        return np.full(shape, constant)
     if hasattr(owner, "num_embeddings"):
         return generator.standard_normal(shape)
     fan = float(owner.hidden_size if parameter.cell is not None else owner.params["weight"].shape[1])
@@ -207,8 +229,9 @@ def initialize(
 
     ::
 
-        forget_bias=β   LSTM, MinLSTM:  b_f = β                                 (Gers, Schmidhuber & Cummins, 2000)
+        forget_bias=β   LSTM, MinLSTM, SRU, SLSTM:  b_f = β                     (Gers, Schmidhuber & Cummins, 2000)
         chrono=T_max    LSTM, MinLSTM:  b_f ~ log U(1, T_max − 1),  b_i = −b_f  (Tallec & Ollivier, 2018)
+                        SRU, SLSTM:     b_f ~ log U(1, T_max − 1)
                         GRU:            b_z ~ log U(1, T_max − 1)
                         MinGRU:        −b_z ~ log U(1, T_max − 1);  a coupled LSTM's b_i likewise
 

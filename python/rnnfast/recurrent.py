@@ -62,13 +62,15 @@ class RecurrentTape(Tape[Run | Checkpoints]):
     forward pass with `checkpoint` has none of them: RuntimeError.
     """
 
-    __slots__ = ("_gates", "_output", "_width")
+    __slots__ = ("_gate_is_h", "_gates", "_output", "_width")
+    module: Recurrent
 
     def __init__(self, module: Recurrent, record: Run | Checkpoints, y: Array) -> None:
         super().__init__(module, record, y)
         cells = [module._cell_of(layer) for layer in range(module.num_layers)]
         self._gates, self._width = min(_CELLS[cell]["gates"] for cell in cells), module.hidden_size
         self._output = module.output_size
+        self._gate_is_h = _CELLS[cells[0]]["saved"] == 0  # of an RNN
 
     @property
     def nbytes(self) -> int:
@@ -120,10 +122,13 @@ class RecurrentTape(Tape[Run | Checkpoints]):
     def gates(self) -> Array:
         """Every gate after its activation, in the order of the weights' rows: (L·D, T, B, G, H)."""
         run = self._run("gates")
-        of_gates = self._gates * self._width
-        saved = [values[..., :of_gates] for values in run.saved if values is not None]
-        saved = [values.reshape(*values.shape[:2], self._gates, self._width) for values in saved]
-        return self._blank(run, np.stack(saved)) if saved else self.hidden[..., None, :]  # an RNN's gate is h itself
+        begin, end = 0, self._gates * self._width
+        if self._gate_is_h:
+            if not self.module._zoneouts:
+                return self.hidden[..., None, :]
+            begin, end = end, 2 * end  # beside the share of the old h that stays: h as the cell made it
+        saved = [values[..., begin:end] for values in run.saved if values is not None]
+        return self._blank(run, np.stack([a.reshape(*a.shape[:2], self._gates, self._width) for a in saved]))
 
     @staticmethod
     def _blank(run: Run, array: Array) -> Array:
@@ -261,13 +266,19 @@ class Recurrent(Module):
 
     def _start_parameters(self) -> None:
         """The initial values: drawn, but for gains, their biases and initial states."""
-        states = dict(zip(self._initial_names(), _CELLS[self._cell_of(0)]["initial"], strict=False))
-        norms = tuple(f"{name}_l" for name in NORMS)
-        drawn = {name: a for name, a in self.params.items() if name not in states and not name.startswith(norms)}
+        constants = {name: self._constant(init.kind_of(name)) for name in self.params}
+        drawn = {name: array for name, array in self.params.items() if constants[name] is None}
         init.uniform(drawn, self.hidden_size**-0.5, self.seed)
-        for name, array in self.params.items():
-            if name not in drawn:
-                array[...] = states.get(name, float("weight" in name))
+        for name, value in constants.items():
+            if value is not None:
+                self.params[name][...] = value
+
+    def _constant(self, kind: str) -> float | None:
+        """What a parameter begins with everywhere, by its name without layer and direction; None if it is drawn."""
+        if kind in self._initial_names():
+            initial: float = _CELLS[self._cell_of(0)]["initial"][self._initial_names().index(kind)]
+            return initial
+        return float(kind.endswith("weight")) if kind in NORMS else None
 
     # ---- the cell ----------------------------------------------------------------------------------------------------
     def _cell_of(self, layer: int) -> str:
