@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import rnnfast as rf
 from rnnfast import language_model
 from rnnfast.cli import main
+from rnnfast.cli.files import default_text
 from rnnfast.language_model import LanguageModel
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 20
@@ -126,6 +128,20 @@ def test_train_without_a_text_reads_what_python_carries(text: Path) -> None:
     assert main(["train", *SMALL, "--steps", "1", "--sample-length", "0"]) == 0
     vocabulary = LanguageModel.load("rnnfast-out/model.safetensors").vocabulary
     assert len(vocabulary.encode("The assignment statement")) == 24
+
+
+@pytest.mark.long
+def test_the_default_run_is_worth_looking_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most 1.80 bits per character of the held-out tenth, and a sample most of whose words are words."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 0
+    summary, sample = capsys.readouterr().out.split("\n\n", 1)
+    bits = re.search(r"held-out: ([\d.]+) bits per character", summary)
+    assert bits is not None and float(bits[1]) <= 1.80
+    known, written = (re.findall(r"[A-Za-z]{3,}", text) for text in (default_text(), sample))
+    assert sum(word in set(known) for word in written) > 0.7 * len(written) > 20
 
 
 def test_generate_writes_after_the_prompt(model: Path) -> None:
