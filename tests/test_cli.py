@@ -19,6 +19,7 @@ import rnnfast as rf
 from rnnfast import language_model
 from rnnfast.cli import main
 from rnnfast.cli.files import default_text
+from rnnfast.corpus import Corpus, Vocabulary
 from rnnfast.language_model import LanguageModel
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 20
@@ -50,7 +51,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(text: Path) -> Path:
     """A model file beside the text."""
     path = text.with_name("some.safetensors")
-    vocabulary = language_model.Vocabulary.from_text(TEXT)
+    vocabulary = Vocabulary.from_text(TEXT)
     LanguageModel.create(vocabulary, embedding=4, hidden=8, layers=1, seed=1).save(path)
     return path
 
@@ -82,7 +83,7 @@ def test_train_makes_a_model_a_curve_and_a_sample(text: Path) -> None:
         assert shown in done.stderr
     bits = float(lines[1].split()[1])
     trained = LanguageModel.load("rnnfast-out/model.safetensors")
-    held_out = language_model.Corpus.from_text(TEXT).held_out
+    held_out = Corpus.from_text(TEXT).held_out
     assert trained.bits_per_character(held_out) == pytest.approx(bits, abs=6e-4)
 
 
@@ -555,7 +556,7 @@ def test_a_full_disk_is_told_in_one_line(model: Path) -> None:
 
 
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = LanguageModel.create(language_model.Vocabulary("é€"), embedding=2, hidden=2, layers=1, seed=0)
+    model = LanguageModel.create(Vocabulary("é€"), embedding=2, hidden=2, layers=1, seed=0)
     model.save(tmp_path / "model.safetensors")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", terminal)

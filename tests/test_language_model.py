@@ -14,21 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnfast as rf
+from rnnfast.corpus import Corpus, UnknownCharacterError, Vocabulary, windows
 from rnnfast.language_model import (
     CELLS,
     WARM_UP,
-    Corpus,
     Evaluation,
     LanguageModel,
     Step,
-    UnknownCharacterError,
-    Vocabulary,
     choose,
     for_minutes,
     for_steps,
     learning_rate_share,
     train,
-    windows,
 )
 
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 40

@@ -10,7 +10,8 @@ import numpy as np
 from rnnfast import _kernels, checks, init, losses, threads
 from rnnfast.checks import Array
 from rnnfast.module import Module, State, Tape
-from rnnfast.modules import Sequential, Stateless
+from rnnfast.modules import Sequential
+from rnnfast.stateless import Stateless
 
 __all__ = ["SoftmaxHead"]
 

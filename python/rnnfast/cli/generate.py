@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Help, Parser, whole, zero_or_more
-from rnnfast.language_model import LanguageModel, UnknownCharacterError
+from rnnfast.corpus import UnknownCharacterError
+from rnnfast.language_model import LanguageModel
 
 
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:

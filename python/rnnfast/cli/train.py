@@ -11,9 +11,9 @@ from rnnfast.cli.files import default_text, output_folder, read_text
 from rnnfast.cli.generate import add_sampling_options, sampled, write
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Help, Parser, above_zero, share, whole
+from rnnfast.corpus import Corpus
 from rnnfast.language_model import (
     CELLS,
-    Corpus,
     Evaluation,
     LanguageModel,
     Step,
