@@ -16,7 +16,8 @@ class ZoneoutShares {
 
   // Of units [first, last) of row b at step t; `values`: the first state's slot, the others follow.
   template <class T> void write(index t, index b, index first, index last, index hidden, T* values) const {
-    constexpr index whole = DropoutMask::features;
+    constexpr index features = DropoutMask::features, whole = DropoutMask::groups * features;
+    std::uint32_t words[whole];
     for (int k = 0; k < states_; k++, values += hidden) {
       const auto& mask = masks_[static_cast<std::size_t>(k)];
       if (!zoneout_.random) {
@@ -24,9 +25,9 @@ class ZoneoutShares {
         continue;
       }
       for (index unit = first; unit < last;) {
-        const index group = unit / whole, end = std::min(last, (group + 1) * whole);
-        const auto words = mask.draw(t, b, group);
-        for (; unit < end; unit++) values[unit] = words.word[unit % whole] < mask.threshold() ? T(1) : T(0);
+        const index group = unit / features, begin = group * features, end = std::min(last, begin + whole);
+        mask.draw(t, b, group, words);
+        for (; unit < end; unit++) values[unit] = words[unit - begin] < mask.threshold() ? T(1) : T(0);
       }
     }
   }
