@@ -290,6 +290,24 @@ def test_gradients_add_up_in_the_arrays_that_they_are_given() -> None:
         head.loss_and_grad(h, targets, grads=flat.astype(np.float64))
 
 
+def test_gradients_that_were_zeroed_too_late_are_missed() -> None:
+    """Else the head would never learn, and nobody would notice."""
+    model = rf.Sequential(rf.Linear(3, 4, seed=0), rf.SoftmaxHead(4, 5, seed=1))
+    head, x, targets = model[1], draw(3, 2, 3), choose(5, 3, 2)
+    assert isinstance(head, rf.SoftmaxHead)
+    h, _, tape = model.forward(x)
+    _, dh = head.loss_and_grad(h, targets)
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match="grads: zeroed after loss_and_grad"):
+        model.backward(tape, dh)
+    assert not model.flat_grads.any()
+    _, dh = head.loss_and_grad(h, targets)
+    model.backward(tape, dh)
+    assert all(gradient.any() for gradient in model.grads.values())
+    model.zero_grad()
+    model.backward(model.forward(x)[2], dh)  # a gradient of one's own
+
+
 def test_concurrent_calls_give_what_single_ones_give() -> None:
     problem, count = Problem(SIZES["characters"], "mask", np.float32), 4
     head = rf.SoftmaxHead(problem.H, problem.V, seed=0)

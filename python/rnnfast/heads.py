@@ -31,8 +31,8 @@ class SoftmaxHead(Stateless):
     gradient, here z and dz exist for a chunk of rows at a time. It has a `Linear`'s parameters, whose state dicts load.
 
     It is the last module of a model, and there its two passes differ: ``model(x)`` gives logits, as for writing or
-    classifying; ``model.forward(x)`` gives h itself, for which `loss_and_grad` is the loss function. That **adds the
-    head's gradients at once**, so zero them before it, not between it and ``backward``, which hands dh on:
+    classifying; ``model.forward(x)`` gives h itself, for which `loss_and_grad` is the loss function. That adds the
+    head's gradients at once, so zero them before it, not between it and ``backward`` (which raises then):
 
     ::
 
@@ -59,6 +59,7 @@ class SoftmaxHead(Stateless):
         TypeError: h has another dtype than the layer, targets aren't integers, the mask no bools or weights.
         ValueError: a shape is wrong, a target that counts isn't in 0 … V − 1, or a weight is negative or not finite.
             All name the argument, what was expected and what came.
+        RuntimeError: backward after the gradients of `loss_and_grad` have been zeroed.
 
     Examples:
         >>> import numpy as np
@@ -82,6 +83,7 @@ class SoftmaxHead(Stateless):
 
     _arguments = ("input_size", "num_classes", "bias", "batch_first", "dtype", "seed")
     _ends = True
+    _added: int | None = None  # how often gradients had been zeroed when loss_and_grad added its own
 
     def __init__(
         self,
@@ -121,6 +123,9 @@ class SoftmaxHead(Stateless):
         self, tape: Tape[Any], dy: Array | None, dstate: State, need_dx: bool, grads: Mapping[str, Array]
     ) -> tuple[Array | None, None]:
         """What `loss_and_grad` gave, handed on."""
+        if self._added not in (None, self._store.zeroed):
+            raise RuntimeError("grads: zeroed after loss_and_grad, which had added the head's; zero them before it")
+        self._added = None
         return dy if need_dx else None, None
 
     # ---- the loss ----------------------------------------------------------------------------------------------------
@@ -151,7 +156,10 @@ class SoftmaxHead(Stateless):
         h, weights, goal = self._check(h, targets, mask, lengths)
         into = self._gradients(grads)
         dh = checks.empty("dh", h.shape, self.dtype)
-        return self._run(h, goal, weights, dh, into), dh
+        loss = self._run(h, goal, weights, dh, into)
+        if grads is None:
+            self._added = self._store.zeroed
+        return loss, dh
 
     def _check(self, h: Any, targets: Any, mask: Any, lengths: Any) -> tuple[Array, Array | None, Array]:
         """h, and weights and targets as (N,), in its leading layout."""

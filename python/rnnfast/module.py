@@ -29,14 +29,14 @@ _CONSUMED = "tape: consumed by backward; call backward(…, keep=True) to use a 
 
 
 class Store:
-    """The flat parameters and gradients of one or more modules, and how often the parameters have changed."""
+    """The flat parameters and gradients of one or more modules, and how often those have changed, these been zeroed."""
 
-    __slots__ = ("grads", "params", "version")
+    __slots__ = ("grads", "params", "version", "zeroed")
 
     def __init__(self, count: int, dtype: Float) -> None:
         self.params = checks.empty("parameters", (count,), dtype)
         self.grads = np.zeros(count, dtype)
-        self.version = 0
+        self.version = self.zeroed = 0
 
 
 class Arrays(Mapping[str, Array]):
@@ -256,6 +256,7 @@ class Module:
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
         self.flat_grads[...] = 0
+        self._store.zeroed += 1
 
     def mark_changed(self) -> None:
         """Say that the parameters have changed: backward of a tape made before raises."""
