@@ -196,6 +196,41 @@ def test_a_forked_child_never_hangs_on_the_threads_of_torch() -> None:
     assert run_python(FORK.format(parent=parent, threads=2)) == "True 1 True 1"
 
 
+FORK_OF_LAYERS = """
+import os, warnings
+import numpy as np
+import rnnfast
+
+warnings.simplefilter("ignore")
+rnnfast.set_num_threads(2)
+layer = rnnfast.LSTM(64, 256, 2, seed=0)
+stream = layer.stream(8)
+x = np.random.default_rng(0).standard_normal((20, 8, 64), np.float32)
+
+def call():
+    layer.zero_grad()
+    stream.reset()
+    y, _, tape = layer.forward(x)
+    dx, _ = layer.backward(tape, np.ones_like(y))
+    steps = np.stack([stream.step(x_t) for x_t in x])
+    return b"".join(array.tobytes() for array in (y, dx, layer.flat_grads, steps))
+
+expected = call()
+if os.fork() == 0:
+    print(call() == expected, flush=True)
+    os._exit(0)
+_, status = os.wait()
+assert status == 0 and call() == expected
+"""
+
+
+@needs_fork
+@needs_openmp
+def test_layers_and_streams_of_the_parent_go_on_in_a_forked_child() -> None:
+    """A stream keeps the number of threads that it was made for: in the child it is one, and the bits are the same."""
+    assert run_python(FORK_OF_LAYERS) == "True"
+
+
 # ---- what is installed -----------------------------------------------------------------------------------------------
 def test_show_config_prints_versions_instruction_set_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
     rnnfast.show_config()
