@@ -364,7 +364,8 @@ def test_without_extras_only_layers_are_measured(capsys: pytest.CaptureFixture[s
     arguments = ["--quick", "--shapes", "5,3,4,16", "--cells", "GRU", "--threads", "1", "--no-extras"]
     assert main(["bench", *arguments, "--json", str(data)]) == 0
     figures = json.loads(data.read_text())["figures"]
-    assert [(f["work"]["cell"], f["work"]["topic"]) for f in figures] == [("GRU", "forward"), ("GRU", "training")]
+    measured = [(f["work"]["cell"], f["work"]["topic"], f["work"]["dtype"]) for f in figures]
+    assert measured == [("GRU", kind, dtype) for dtype in ("float32", "bfloat16") for kind in ("forward", "training")]
 
 
 @pytest.mark.usefixtures("only_us")
@@ -386,7 +387,7 @@ def test_an_interrupted_run_shows_what_it_has(
         (["--shapes", "nope"], "--shapes: expected T,B,I,H or one of stream, charlm"),
         (["--shapes", "1,2,3"], "--shapes: expected T,B,I,H or one of"),
         (["--cells", "TLSM"], "--cells: expected some of LSTM, GRU, RNN"),
-        (["--threads", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--threads", "0"], "expected a whole number from 1 to 4096, got '0'"),
         (["--quick", "--full"], "not allowed with argument"),
         (["--json", "."], "cannot write .: it is a folder"),
         (["--out", "/dev/null"], "cannot write to the folder /dev/null"),

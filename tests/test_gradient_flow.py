@@ -85,7 +85,10 @@ def test_a_stack_is_its_layers_one_after_another(cell: str) -> None:
     problem = make_problem(cell, Shape(7, 5, 4, 6), num_layers=2, given=False, ragged=True, cut=True)
     flow, layer = flow_of(problem, np.float64)
     single = {"num_layers": 1, "given": False}
-    lower, upper = (make_problem(cell, Shape(7, 5, inputs, 6), **single).layer(np.float64) for inputs in (4, 6))
+    inputs = problem.shape.input, 6
+    lower, upper = (
+        make_problem(layer._cell_of(k), Shape(7, 5, inputs[k], 6), **single).layer(np.float64) for k in (0, 1)
+    )
     for k, part in enumerate((lower, upper)):
         part.load_state_dict(
             {name.replace(f"_l{k}", "_l0"): array for name, array in layer.params.items() if f"_l{k}" in name}

@@ -328,10 +328,10 @@ def test_other_models_are_no_language_models(tmp_path: Path) -> None:
 
 def test_modules_that_do_not_fit_together_are_no_language_model(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    LanguageModel(Vocabulary("abc"), rf.Sequential(rf.Embedding(3, 4), rf.GRU(7, 5), rf.Linear(5, 3))).save(path)
+    LanguageModel(Vocabulary("abc"), rf.Sequential(rf.Embedding(3, 4), rf.GRU(7, 5), rf.SoftmaxHead(5, 3))).save(path)
     with pytest.raises(ValueError, match=r"not a language model, or damaged \(x: expected \(T, B, 7\), got"):
         LanguageModel.load(path)
-    sequences = rf.Sequential(rf.Embedding(3, 4, batch_first=True), rf.Linear(4, 3, batch_first=True))
+    sequences = rf.Sequential(rf.Embedding(3, 4, batch_first=True), rf.SoftmaxHead(4, 3, batch_first=True))
     with pytest.raises(ValueError, match="network: expected batch_first=False, got True"):
         LanguageModel(Vocabulary("abc"), sequences)
 

@@ -179,7 +179,9 @@ def test_shapes_of_a_recurrent_layer(name: str, layers: int, bidirectional: bool
     assert y.shape == (3, 6, directions * 5)
     assert [array.shape for array in leaves(state)] == [(layers * directions, batch, 5)] * STATES[name]
     assert tape.hidden.shape == (layers * directions, steps, batch, 5)
-    assert tape.gates.shape == (layers * directions, steps, batch, len(reference.CELLS[name].gates), 5)
+    cells = {layer._cell_of(k) for k in range(layers)}  # an SRU's depend on how many features they read
+    gates = min(len(reference.CELLS[cell].gates) for cell in cells)
+    assert tape.gates.shape == (layers * directions, steps, batch, gates, 5)
     if STATES[name] > 1:
         assert tape.cell.shape == tape.hidden.shape
     else:
