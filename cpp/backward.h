@@ -191,7 +191,11 @@ template <class T, class E> class Backward {
       if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
       for (index j = blocks.begin; j < blocks.end; j++) {
         T* of_block = dh + (to_operand.column_of(j) - to_operand.column_of(blocks.begin)) * N;
-        if (last) add_direct(now, i, rows, to_operand, j, of_block, stride);
+        if (last) {
+          forget_reset(now, i, rows, to_operand, j, 0, 1);
+          add_direct(now, i, rows, to_operand, j, of_block, stride);
+        }
+        if (stage.what.ends_cell) forget_reset(now, i, rows, to_operand, j, 1, layer_.cell.states);
         run_block(worker, now, stage, to_operand, j, i, rows, of_block, stride);
       }
       stage.finish_rows(layer_, worker.rows.values() + i, chunk_.row_of(now.s, now.first + i), rows,
@@ -211,16 +215,23 @@ template <class T, class E> class Backward {
     }
   }
 
-  // What reaches h past the product: directly through the step after, and dy. A state that was reset before that step
-  // got nothing.
+  // States [first, last) of a block's units that were reset before the step after got nothing from it.
+  void forget_reset(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, index j, int first,
+                    int last) const {
+    if (!layer_.timeline.has_resets()) return;
+    const index unit = to_operand.column_of(j) * N, width = to_operand.columns_of(j) * N;
+    for (index q = i; q < std::min(i + rows, now.running); q++)
+      if (is_fresh(now.s + 1, now.first + q))
+        for (int k = first; k < last; k++) std::fill_n(dstate_at(k, now.first + q) + unit, width, T(0));
+  }
+
+  // What reaches h past the product: directly through the step after, and dy.
   void add_direct(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, index j, T* dh,
                   index stride) const {
-    const index unit = to_operand.column_of(j) * N, vectors = to_operand.columns_of(j), width = vectors * N;
+    const index unit = to_operand.column_of(j) * N, vectors = to_operand.columns_of(j);
     const Timeline& timeline = layer_.timeline;
     for (index q = i; q < i + rows; q++, dh += stride) {
       const index r = now.first + q;
-      if (q < now.running && is_fresh(now.s + 1, r))
-        for (int k = 0; k < layer_.cell.states; k++) std::fill_n(dstate_at(k, r) + unit, width, T(0));
       const T* dy = adjoints_.dy ? adjoints_.dy.at(timeline.time(now.s, r), timeline.batch_row(r)) + unit : nullptr;
       add_to_dh(dstate_at(0, r) + unit, dy, layer_.weights.output - unit, vectors, dh);
     }

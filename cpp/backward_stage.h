@@ -111,7 +111,7 @@ template <class T, class E> class BackwardStage {
     }
     for (std::size_t k = 0; k < unit_rows_.size(); k++) {
       const UnitWeight& weight = what.phase->unit_weights[k];
-      unit_rows_[k].push_back(weight.after ? layer.after(weight.state, s, r) : layer.before(weight.state, s, r));
+      unit_rows_[k].push_back(weight.after ? state_made(layer, weight.state, s, r) : layer.before(weight.state, s, r));
     }
     for (std::size_t q = 0; q < norm_rows_.size(); q++)
       norm_rows_[q].push_back(layer.saved_at(s, r) + (what.normal + static_cast<int>(q)) * layer.layout.hidden);
@@ -240,6 +240,12 @@ template <class T, class E> class BackwardStage {
 
   const T* operand_row(const Layer<T>& layer, index s, index r) const {
     return what.operand == none ? layer.before(0, s, r) : layer.saved_at(s, r) + what.operand * layer.layout.hidden;
+  }
+
+  // A state as the cell made it, before zoneout.
+  static const T* state_made(const Layer<T>& layer, int k, index s, index r) {
+    const SavedLayout& layout = layer.layout;
+    return layout.keep == none ? layer.after(k, s, r) : layer.saved_at(s, r) + (layout.fresh + k) * layout.hidden;
   }
 
   // The accumulator that a part of a gate goes into.

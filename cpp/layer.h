@@ -104,6 +104,7 @@ template <class T> struct Stage {
   int operand = none;  // the slot that the recurrent product reads; `none`: h
   int output = none;   // the slot that the cell writes its state 0 to; `none`: y
   bool last = false;   // of a step
+  bool ends_cell = false;
   bool projection = false;
   bool scaled = false;                 // its operand is h, or made of h, and dropped as h is
   int normal = none, unit_weight = 0;  // the first slot of its x̂, the first of its unit weights
@@ -180,6 +181,7 @@ template <class T> struct Layer {
       if (w.norms) normal += static_cast<int>(stage.sums.size());
       all.push_back(stage);
     }
+    all.back().ends_cell = true;
     if (w.projects()) {
       static const CellKernels<T> projection = describe<Projection, T>();
       Stage<T> stage;
