@@ -25,7 +25,7 @@ template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
       : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_),
+        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_, Arithmetic<E>::numbers),
         pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
         step_(layer.timeline.steps()) {
     const std::vector<Stage<T>> stages = layer.stages();
@@ -97,15 +97,12 @@ template <class T, class E> class Backward {
   // The rows of the chunk that ends at step_, last step first; gives its first step.
   index begin_chunk() {
     chunk_.clear();
-    for (BackwardStage<T, E>& stage : stages_) stage.clear();
     index s = step_;
     while (s > 0 && step_ - s < pace_.steps() && chunk_.rows() < rows_a_chunk) {
       s--;
       chunk_.add_step(s, layer_.timeline.live(s));
-      for (index r = 0; r < layer_.timeline.live(s); r++)
-        for (BackwardStage<T, E>& stage : stages_) stage.add_row(layer_, s, r);
-      for (BackwardStage<T, E>& stage : stages_) stage.end_step();
     }
+    for (BackwardStage<T, E>& stage : stages_) stage.begin(chunk_);
     return s;
   }
 
@@ -116,6 +113,8 @@ template <class T, class E> class Backward {
       const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
       point(worker, s, rows.begin, live, rows_after);
       rows_after = live;
+      const Range part = plan_.by_rows ? Range{0, 1} : Range{thread, count};
+      for (BackwardStage<T, E>& stage : stages_) stage.set_rows(layer_, worker.rows, chunk_, s, rows.begin, live, part);
       step(worker, s, rows.begin, live, thread, count);
     }
     barrier_.wait(count);

@@ -19,20 +19,27 @@ template <class T> struct Gradients {
 // the chunk's own follow, the last row stays zero.
 class ChunkRows {
  public:
-  ChunkRows(index most_rows, index batch) : batch_(batch), capacity_(batch + most_rows + 1) {}
+  // `numbers`: rows of one step that a product sums together, as an element.
+  ChunkRows(index most_rows, index batch, index numbers)
+      : batch_(batch), capacity_(batch + most_rows + 1), numbers_(numbers) {}
 
   index capacity() const { return capacity_; }
   index batch() const { return batch_; }
   index zero_row() const { return capacity_ - 1; }
   index rows() const { return static_cast<index>(places_.size()); }
 
-  void clear() { places_.clear(), first_row_.clear(); }
+  void clear() { places_.clear(), first_row_.clear(), first_in_order_.clear(), length_ = 0; }
   void add_step(index s, index live) {
     if (first_row_.empty()) top_ = s;
     first_row_.push_back(batch_ + rows());
+    first_in_order_.push_back(length_);
+    length_ += ceil_div(live, numbers_) * numbers_;
     for (index r = 0; r < live; r++) places_.push_back({s, r});
   }
   index row_of(index s, index r) const { return s > top_ ? r : first_row_[static_cast<std::size_t>(top_ - s)] + r; }
+  // The order in which products over rows take them, each step filled up to whole elements.
+  index order_of(index s, index r) const { return first_in_order_[static_cast<std::size_t>(top_ - s)] + r; }
+  index length() const { return length_; }
   // Step and row of the q-th.
   std::pair<index, index> place(index q) const { return places_[static_cast<std::size_t>(q)]; }
 
@@ -46,9 +53,9 @@ class ChunkRows {
   }
 
  private:
-  index batch_, capacity_, top_ = -1;
+  index batch_, capacity_, numbers_, top_ = -1, length_ = 0;
   std::vector<std::pair<index, index>> places_;
-  std::vector<index> first_row_;
+  std::vector<index> first_row_, first_in_order_;
 };
 
 template <class T, class E> class BackwardStage {
@@ -96,31 +103,37 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- the rows of a chunk -----------------------------------------------------------------------------------------
-  void clear() {
-    x_rows_.clear(), operand_rows_.clear();
-    for (auto& rows : unit_rows_) rows.clear();
-    for (auto& rows : norm_rows_) rows.clear();
-    rows_ = 0;
+  // Room for the pointers to a chunk's rows.
+  void begin(const ChunkRows& chunk) {
+    rows_ = chunk.rows();
+    x_rows_.assign(static_cast<std::size_t>(chunk.length()), nullptr);
+    operand_rows_.assign(static_cast<std::size_t>(chunk.length()), nullptr);
+    for (auto& rows : unit_rows_) rows.resize(static_cast<std::size_t>(rows_));
+    for (auto& rows : norm_rows_) rows.resize(static_cast<std::size_t>(rows_));
   }
-  void add_row(const Layer<T>& layer, index s, index r) {
-    x_rows_.push_back(layer.input_at(s, r));
-    if (scaled_.size()) {
-      operand_rows_.push_back(scaled_row(batch_ + rows_));
-    } else {
-      operand_rows_.push_back(operand_row(layer, s, r));
+  // Those of rows [first, first + rows) of step s, on which `now` stands: this thread's part of them.
+  void set_rows(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, index s, index first, index rows,
+                Range part) {
+    const index hidden = layer.layout.hidden;
+    for (index i = part.begin; i < rows; i += part.end) {
+      const auto at = static_cast<std::size_t>(chunk.order_of(s, first + i));
+      const index row = chunk.row_of(s, first + i);
+      const auto q = static_cast<std::size_t>(row - batch_);
+      T* values = now.values()[i];
+      x_rows_[at] = now.x()[i];
+      operand_rows_[at] = scaled_.size()         ? scaled_row(row)
+                          : what.operand == none ? now.before(0)[i]
+                                                 : values + what.operand * hidden;
+      for (std::size_t k = 0; k < unit_rows_.size(); k++) {
+        const UnitWeight& weight = what.phase->unit_weights[k];
+        // A state after the step is meant as the cell made it, before zoneout.
+        const T* made = layer.layout.keep == none ? now.after(weight.state)[i]
+                                                  : values + (layer.layout.fresh + weight.state) * hidden;
+        unit_rows_[k][q] = weight.after ? made : now.before(weight.state)[i];
+      }
+      for (std::size_t k = 0; k < norm_rows_.size(); k++)
+        norm_rows_[k][q] = values + (what.normal + static_cast<int>(k)) * hidden;
     }
-    for (std::size_t k = 0; k < unit_rows_.size(); k++) {
-      const UnitWeight& weight = what.phase->unit_weights[k];
-      unit_rows_[k].push_back(weight.after ? state_made(layer, weight.state, s, r) : layer.before(weight.state, s, r));
-    }
-    for (std::size_t q = 0; q < norm_rows_.size(); q++)
-      norm_rows_[q].push_back(layer.saved_at(s, r) + (what.normal + static_cast<int>(q)) * layer.layout.hidden);
-    rows_++;
-  }
-  // Pairs of rows don't reach over two steps, so that they are the same however the steps are cut into chunks.
-  void end_step() {
-    if (same || x_rows_.size() % 2 == 0) return;
-    x_rows_.push_back(nullptr), operand_rows_.push_back(nullptr);
   }
 
   // ---- dz ----------------------------------------------------------------------------------------------------------
@@ -240,12 +253,6 @@ template <class T, class E> class BackwardStage {
 
   const T* operand_row(const Layer<T>& layer, index s, index r) const {
     return what.operand == none ? layer.before(0, s, r) : layer.saved_at(s, r) + what.operand * layer.layout.hidden;
-  }
-
-  // A state as the cell made it, before zoneout.
-  static const T* state_made(const Layer<T>& layer, int k, index s, index r) {
-    const SavedLayout& layout = layer.layout;
-    return layout.keep == none ? layer.after(k, s, r) : layer.saved_at(s, r) + (layout.fresh + k) * layout.hidden;
   }
 
   // The accumulator that a part of a gate goes into.

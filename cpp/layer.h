@@ -249,6 +249,7 @@ template <class T> class StepRows {
   // From the step after to this one, of the same rows, which were not reset; not to the first step.
   void retreat(const Layer<T>& layer, index rows) {
     const index way = layer.timeline.time_before();
+    for (index i = 0; i < rows; i++) x_[i] += way * layer.x.step_stride;
     for (int k = 0; k < states_; k++)
       for (index i = 0; i < rows; i++) {
         after_[k][i] = const_cast<T*>(before_[k][i]);
