@@ -104,6 +104,19 @@ def test_batch_first_agrees(cell: str, dtype: type) -> None:
     assert_same_passes(make_problem(cell, SHAPE, num_layers=2, bidirectional=True), dtype, batch_first=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_projected_lstm_agrees(options: str, dtype: type) -> None:
+    """And loads PyTorch's state dict unchanged."""
+    problem = make_problem("lstm", SHAPE, proj_size=7, **OPTIONS[options])
+    assert_same_passes(problem, dtype)
+    layer = new_layer("lstm", SHAPE.input, SHAPE.hidden, dtype=dtype, **problem.options)
+    theirs = new_torch_module(problem, dtype).state_dict()
+    layer.load_state_dict(theirs)
+    assert list(layer.state_dict()) == list(theirs)
+    assert all(np.array_equal(array, theirs[name].numpy()) for name, array in layer.params.items())
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_dropout_of_zero_agrees(cell: str) -> None:
     assert_same_passes(make_problem(cell, SHAPE, num_layers=2), np.float32, dropout=0.0)
@@ -114,7 +127,8 @@ def test_dropout_of_zero_agrees(cell: str) -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_lengths_agree_with_packed_sequences(cell: str, dtype: type, batch_first: bool) -> None:
     lengths = np.array([3, 7, 1, 5, 7])  # PyTorch takes none of length 0
-    problem = replace(make_problem(cell, SHAPE, num_layers=2, bidirectional=True), lengths=lengths)
+    options = {"proj_size": 4} if cell == "lstm" else {}
+    problem = replace(make_problem(cell, SHAPE, num_layers=2, bidirectional=True, **options), lengths=lengths)
     padding = np.arange(SHAPE.steps)[:, None] >= lengths
     problem.x[padding], problem.dy[padding] = np.nan, np.nan
     assert_same_passes(problem, dtype, batch_first=batch_first)
