@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +12,25 @@ from numpy.typing import NDArray
 
 import rnnfast as rf
 from rnnfast import _kernels
-from rnnfast.recurrent import Recurrent
+from rnnfast.recurrent import _ZONEOUT, Recurrent
 
 from .results import DIFFERS, Figure, Topic, Work
 from .shapes import Shape
 from .timing import Call, Turns, take_turns, timed
+from .variants import variant
 
 Array = NDArray[Any]
 Answer = Mapping[str, Array]
 Kind = Literal["forward", "training"]
 
 FLOAT32_TOLERANCE = 1e-4  # of the largest value of an array
-BFLOAT16_TOLERANCE = 0.1  # eight bits a factor, sums of hundreds of them through many steps
+BFLOAT16_TOLERANCE = 0.02  # factors of eight bits, with sums of float32
+
+
+def bfloat16_sums_tolerance(steps: int) -> float:
+    """Where the sums over the steps are bfloat16 too: each addition may be wrong by 2⁻⁹ of the sum so far, now up, now
+    down, √T of that together; four times as much is allowed."""
+    return max(BFLOAT16_TOLERANCE, math.sqrt(steps) / 128)
 
 
 @dataclass(frozen=True)
@@ -38,16 +46,13 @@ class Contender:
 class Problem:
     """A layer with its weights, its input and the gradient of its output, which is zero past a row's length."""
 
+    cell: str  # a name in variants.py
     layer: Recurrent
     shape: Shape
     threads: int
     x: Array  # (T, B, I)
-    dy: Array  # (T, B, H)
+    dy: Array  # (T, B, H), or proj_size in the place of H
     lengths: Array | None = None  # (B,)
-
-    @property
-    def cell(self) -> str:
-        return type(self.layer).__name__
 
     @property
     def weights(self) -> dict[str, Array]:
@@ -60,6 +65,26 @@ class Problem:
         lengths = np.full(B, T) if self.lengths is None else self.lengths
         mask: Array = (np.arange(T)[:, None] < lengths)[..., None]
         return mask
+
+    def masks(self, kind: Kind) -> dict[str, Array]:
+        """What zoneout and recurrent dropout do in a call of `ours`, which draws the same masks every time.
+
+        `zoneout_h` and `zoneout_c` (T, B, H): the share of the state before; at inference (T, 1, 1).
+        `recurrent_scale` (B, H): what h is multiplied by on its way to the product.
+        """
+        layer, (T, B) = self.layer, self.x.shape[:2]
+        masks: dict[str, Array] = {}
+        if kind == "training" and layer.recurrent_dropout:
+            (masks["recurrent_scale"],) = layer._draw_scales(B, (0.0, layer.seed, 0)) or ()
+        for k, probability in enumerate(layer._zoneouts):
+            share = np.full((T, 1, 1), probability, np.float32)
+            if kind == "training":
+                dropped = np.empty((T, B, layer.hidden_size), np.float32)
+                ones, stream = np.ones_like(dropped), _ZONEOUT + k
+                _kernels.dropout(ones, dropped, probability, layer.seed, 0, stream, None, self.threads)
+                share = (dropped == 0).astype(np.float32)
+            masks[f"zoneout_{layer._state_names[k]}"] = share
+        return masks
 
 
 Builder = Callable[[Problem, Kind], Contender]
@@ -74,17 +99,18 @@ def make_problem(
 ) -> Problem:
     """A problem with random values; ragged: lengths drawn uniformly from 1 to T, half of all steps on average."""
     rng = np.random.default_rng(0)
-    layer = getattr(rf, cell)(shape.I, shape.H, seed=0, **(options or {}))
+    layer = variant(cell).make(shape.I, shape.H, **(options or {}))
     x = rng.standard_normal((shape.T, shape.B, shape.I), dtype=np.float32)
-    dy = rng.standard_normal((shape.T, shape.B, shape.H), dtype=np.float32)
+    dy = rng.standard_normal((shape.T, shape.B, layer.output_size), dtype=np.float32)
     lengths = rng.integers(1, shape.T, size=shape.B, endpoint=True) if ragged else None
-    problem = Problem(layer, shape, threads, x, dy, lengths)
+    problem = Problem(cell, layer, shape, threads, x, dy, lengths)
     dy *= problem.mask
     return problem
 
 
 def ours(problem: Problem, kind: Kind) -> Contender:
     layer, x, dy, lengths, threads = problem.layer, problem.x, problem.dy, problem.lengths, problem.threads
+    masks = layer.rng_state
 
     def forward() -> Any:
         rf.set_num_threads(threads)
@@ -93,12 +119,20 @@ def ours(problem: Problem, kind: Kind) -> Contender:
     def training() -> Any:
         rf.set_num_threads(threads)
         layer.zero_grad()
+        layer.rng_state = masks
         _, _, tape = layer.forward(x, lengths=lengths)
         return layer.backward(tape, dy)[0]
 
     if kind == "forward":
         return Contender(forward, lambda y: {"y": y})
     return Contender(training, lambda dx: {"dx": dx, **layer.grads})
+
+
+def ours_in_float32(problem: Problem, kind: Kind) -> Contender:
+    """The same weights without `compute_dtype`: what bfloat16 is compared with."""
+    layer = variant(problem.cell).make(problem.shape.I, problem.shape.H)
+    layer.load_state_dict(problem.weights)
+    return replace(ours(replace(problem, layer=layer), kind), tolerance=BFLOAT16_TOLERANCE)
 
 
 # ---- how much work it is ---------------------------------------------------------------------------------------------
@@ -112,17 +146,25 @@ def operations(problem: Problem, kind: Kind) -> float:
 def traffic(problem: Problem, kind: Kind) -> float:
     """Bytes of arrays that must be moved at least once if the caches hold everything else.
 
-    Forward reads x and the parameters and writes y. Training also writes and reads what forward keeps for backward,
-    reads x, y, dy and the parameters once more, and writes dx and the gradients.
+    Forward reads x and the parameters and writes y. Training also writes and reads what forward keeps for backward
+    (the states beside h, and what the kernel saves), reads x, y, dy and the parameters once more, and writes dx and the
+    gradients.
     """
     steps, layer = problem.mask.sum(), problem.layer
-    cell = _kernels.cells()[layer._cell]
-    inputs, outputs = steps * layer.input_size, steps * layer.hidden_size
+    inputs, outputs = steps * layer.input_size, steps * layer.output_size
     parameters = layer.flat_params.size
     if kind == "forward":
         return float(4 * (inputs + outputs + parameters))
-    kept = outputs * (cell["saved"] + cell["states"] - 1)
+    options = bool(layer.proj_size), bool(layer._zoneouts), layer.layer_norm
+    saved = _kernels.saved_size(layer._cell_of(0), layer.hidden_size, *options)
+    kept = steps * (saved + (len(layer._state_names) - 1) * layer.hidden_size)
     return float(4 * (3 * inputs + 3 * outputs + 2 * kept + 3 * parameters))
+
+
+def weight_bytes(problem: Problem, *names: str) -> float:
+    """Bytes of the matrices whose names begin so."""
+    params = problem.layer.params
+    return float(sum(a.nbytes for name, a in params.items() if a.ndim == 2 and name.startswith(names)))
 
 
 def work_of(problem: Problem, kind: Kind, topic: Topic | None = None) -> Work:
@@ -135,6 +177,8 @@ def work_of(problem: Problem, kind: Kind, topic: Topic | None = None) -> Work:
         operations(problem, kind),
         traffic(problem, kind),
         str(dtype),
+        weight_bytes(problem, "weight"),
+        weight_bytes(problem, "weight_hh", "weight_hr"),
     )
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from .timing import timed
 
-SIZES = {"256 KB (level-2 cache)": 256 << 10, "4 MB (level-3 cache)": 4 << 20, "256 MB (memory)": 256 << 20}
+LEVEL2, LEVEL3, MEMORY = "256 KB (level-2 cache)", "4 MB (level-3 cache)", "256 MB (memory)"
+SIZES = {LEVEL2: 256 << 10, LEVEL3: 4 << 20, MEMORY: 256 << 20}
 TRIES = 5
 BYTES_A_TRY = 512 << 20  # of one thread
 

@@ -15,7 +15,8 @@ EAGER = {
     "JAX": ("peer_jax", "scan"),
     "ONNX Runtime": ("peer_onnx", "session"),
 }
-SLOW = {"torch.compile": ("peer_torch", "compiled"), "PyTorch bf16": ("peer_torch", "bfloat16")}
+FAMILY = {"PyTorch": ("peer_torch", "eager")}
+SLOW = {"torch.compile": ("peer_torch", "compiled")}
 RAGGED = {"PyTorch packed": ("peer_torch", "packed"), "PyTorch padded": ("peer_torch", "padded")}
 BFLOAT16 = {"PyTorch bf16": ("peer_torch", "bfloat16")}
 

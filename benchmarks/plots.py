@@ -11,6 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from .results import Figure, Results
+from .variants import USUAL_CELLS
 
 # Told apart with any colour vision (Paul Tol), and by their marks.
 OURS = "#4477aa"
@@ -21,18 +22,31 @@ PEERS = {
     "torch.compile": ("#ccbb44", "^"),
     "PyTorch bf16": ("#66ccee", "v"),
 }
-CELLS = {"LSTM": ("#4477aa", "o"), "GRU": ("#ee6677", "s"), "RNN": ("#228833", "D")}
+CELLS = {
+    "LSTM": ("#4477aa", "o"),
+    "GRU": ("#ee6677", "s"),
+    "RNN": ("#228833", "D"),
+    "IndRNN": ("#ccbb44", "^"),
+    "MinGRU": ("#66ccee", "v"),
+    "MinLSTM": ("#aa3377", "<"),
+    "SRU": ("#777777", ">"),
+}  # the usual ones, and the scans, which memory bounds
 OTHER = ("#777777", "P")
 ROOF_STYLES = (":", "-.", "--")
 
 
 def pictures(results: Results) -> dict[str, bytes]:
     """File name -> PNG, of every picture that the run has figures for."""
-    drawn = {"ratios.png": ratios(results), "roofline.png": roofline(results), "length.png": length(results)}
+    drawn = {
+        "ratios.png": ratios(results, lambda cell: cell in USUAL_CELLS),
+        "family.png": ratios(results, lambda cell: cell not in USUAL_CELLS),
+        "roofline.png": roofline(results),
+        "length.png": length(results),
+    }
     return {name: _png(canvas) for name, canvas in drawn.items() if canvas is not None}
 
 
-NAMES = ("ratios.png", "roofline.png", "length.png")
+NAMES = ("ratios.png", "family.png", "roofline.png", "length.png")
 
 
 def _png(canvas: Canvas) -> bytes:
@@ -54,9 +68,9 @@ def _most_threads(results: Results, *topics: str) -> list[Figure]:
 
 
 # ---- beside the peers ------------------------------------------------------------------------------------------------
-def ratios(results: Results) -> Canvas | None:
-    """Each peer's time over ours, a line for each shape and cell, on a logarithmic axis."""
-    figures = [f for f in _most_threads(results, "forward", "training") if f.peers]
+def ratios(results: Results, chosen: Callable[[str], bool]) -> Canvas | None:
+    """Each peer's time over ours, a line for each shape and chosen cell, on a logarithmic axis."""
+    figures = [f for f in _most_threads(results, "forward", "training") if f.peers and chosen(f.work.cell)]
     if not figures:
         return None
     lines = list(dict.fromkeys((f.work.cell, f.work.shape.name) for f in figures))
@@ -109,7 +123,8 @@ def _ratio_axis(axes: Axes, values: Sequence[float]) -> None:
 # ---- under the roofs -------------------------------------------------------------------------------------------------
 def roofline(results: Results) -> Canvas | None:
     """Operations a second against operations a byte, under the measured limits of arithmetic and memory."""
-    figures = [f for f in _most_threads(results, "forward", "training") if f.work.traffic and f.share > 0]  # not NaN
+    figures = [f for f in _most_threads(results, "forward", "training") if f.work.cell in CELLS]
+    figures = [f for f in figures if f.work.traffic and f.share > 0]  # not NaN
     if not figures or not results.bandwidths:
         return None
     threads = figures[0].work.threads
@@ -123,7 +138,7 @@ def roofline(results: Results) -> Canvas | None:
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(low, high))
     _draw_roofs(axes, results, peak, threads)
     for cell in dict.fromkeys(f.work.cell for f in figures):
-        color, marker = CELLS.get(cell, OTHER)
+        color, marker = CELLS[cell]
         for topic, filled in (("forward", False), ("training", True)):
             chosen = [i for i, f in enumerate(figures) if (f.work.cell, f.work.topic) == (cell, topic)]
             x, y = [intensities[i] for i in chosen], [rates[i] for i in chosen]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from .results import Figure, Results, Topic
-from .targets import ONE_THREAD, judge
+from .limits import MEMORY
+from .results import Figure, Results, Topic, Work
+from .targets import ONE_THREAD, judge, level2_share, next_multiple, one_row
+from .variants import USUAL_CELLS
 
 HOW = """\
 - **Turns.** Everything that is compared runs in one process and takes turns; before each turn the process rests for \
@@ -20,8 +22,16 @@ measurement of the peak was disturbed and the share would be above 100 %; bfloat
 may come to 200 %.
 - **Ratio.** The peer's time over ours: above 1, we are faster. Training is forward and backward with dx and all \
 gradients. All peers have the same weights, inputs and number of threads; their answers were compared with ours before \
-the clock started (largest difference over the largest value of each array: below 1e-4, bfloat16 below 0.1).
-- **Bandwidth.** `np.max` over an int32 array of each thread, the best of some tries.
+the clock started (largest difference over the largest value of each array: below 1e-4; in bfloat16 below 0.02, for \
+PyTorch, which adds gradients up in bfloat16, below √T / 128 where that is more).
+- **The rest of the family.** PyTorch has no such layers, but for the projection and the relu network: a composition \
+of its operations stands for them. The products of x are one product, whatever doesn't wait for the state is done for \
+all steps at once, a Python loop over the steps does the rest, and autograd goes back. Random masks are drawn before \
+the clock starts; ours are drawn while it runs.
+- **Bandwidth.** `np.max` over an int32 array of each thread, the best of some tries. The share of memory's is that of \
+the bytes which must be moved at least once if the caches hold everything else: x, y, weights, what training keeps, \
+gradients. Arrays that stay in a cache can pass faster than memory delivers. The share of the level-2 cache's is that \
+of the weights which every step reads.
 - **Memory.** A fresh process for each: high-water mark of three training steps above what it held before them \
 (imports, a small step, weights, x, dy).
 - **Import.** Median of fresh processes, beyond the import of NumPy."""
@@ -31,8 +41,11 @@ def markdown(results: Results) -> str:
     sections = (
         ("", _machine(results)),
         ("Targets", _targets(results)),
-        ("Layers", _layers(results, "float32")),
-        ("Layers in bfloat16", _layers(results, "bfloat16")),
+        ("Layers", _layers(results, lambda w: w.dtype == "float32" and w.cell in USUAL_CELLS)),
+        ("The rest of the family", _layers(results, lambda w: w.cell not in USUAL_CELLS, with_memory=True)),
+        ("Layers in bfloat16", _layers(results, lambda w: w.dtype == "bfloat16")),
+        ("One row, weights in the level-2 cache", _one_row(results)),
+        ("Hidden sizes that are no multiple of 16", _padding(results)),
         ("Ragged batches, fill 0.5", _timed(results, "ragged")),
         ("Second core and more", _threads(results)),
         ("One step at a time", _steps(results)),
@@ -124,30 +137,56 @@ def _targets(results: Results) -> str:
     return table(head, rows) + "\n\nThe worst figure is the one furthest from what is wanted at its place."
 
 
-def _layers(results: Results, dtype: str) -> str:
+def _layers(results: Results, chosen: Callable[[Work], bool], *, with_memory: bool = False) -> str:
     """A line for each shape, cell and thread count; forward and training side by side."""
-    figures = [figure for figure in results.of("forward", "training") if figure.work.dtype == dtype]
+    figures = [figure for figure in results.of("forward", "training") if chosen(figure.work)]
     pairs: dict[tuple[str, ...], dict[Topic, Figure]] = {}
     for figure in figures:
         pairs.setdefault(tuple(_place(figure)), {})[figure.work.topic] = figure
     by_topic = {topic: [f for f in figures if f.work.topic == topic] for topic in ("forward", "training")}
     head = ["shape", "T, B, I, H", "cell", "threads"]
+    memory = ["of memory"] if with_memory else []
     for topic, of_topic in by_topic.items():
-        head += [topic, "of peak", "spread", "first call", *(f"over {peer}" for peer in _peers(of_topic))]
+        head += [topic, "of peak", *memory, "spread", "first call", *(f"over {peer}" for peer in _peers(of_topic))]
     rows = []
     for place, pair in pairs.items():
         row = list(place)
         for topic, of_topic in by_topic.items():
             peers = _peers(of_topic)
-            row += _figure(pair[topic], peers) if topic in pair else ["–"] * (4 + len(peers))
+            blank = ["–"] * (4 + len(memory) + len(peers))
+            row += _figure(pair[topic], peers, results if with_memory else None) if topic in pair else blank
         rows.append(row)
     return table(head, rows)
 
 
-def _figure(figure: Figure, peers: Sequence[str]) -> list[str]:
+def _figure(figure: Figure, peers: Sequence[str], with_memory_of: Results | None) -> list[str]:
     ours = figure.ours
-    cells = [seconds(ours.median), percent(figure.share), percent(ours.spread), seconds(ours.first)]
-    return cells + [_ratio(figure, peer) for peer in peers]
+    cells = [seconds(ours.median), percent(figure.share)]
+    if with_memory_of is not None:
+        cells.append(percent(with_memory_of.bandwidth_share(figure, MEMORY, figure.work.traffic)))
+    return cells + [percent(ours.spread), seconds(ours.first)] + [_ratio(figure, peer) for peer in peers]
+
+
+def _one_row(results: Results) -> str:
+    rows = []
+    for figure in results.of("forward"):
+        if one_row(figure) and figure.work.weights_a_step and figure.work.dtype == "float32":
+            weights, share = megabytes(figure.work.weights_a_step), percent(level2_share(figure, results))
+            rows.append([*_place(figure), weights, seconds(figure.ours.median), percent(figure.share), share])
+    head = ("shape", "T, B, I, H", "cell", "threads", "weights a step", "forward", "of peak", "of level-2 cache")
+    return table(head, rows)
+
+
+def _padding(results: Results) -> str:
+    figures = {(f.work.cell, f.work.threads, f.work.shape.H): f for f in results.of("padding")}
+    rows = []
+    for (cell, threads, hidden), figure in figures.items():
+        padded = figures.get((cell, threads, next_multiple(hidden)))
+        if padded is not None:
+            shares = percent(figure.share), percent(padded.share)
+            rows.append([*_place(figure)[1:], *shares, f"{figure.ours.over(padded.ours):.2f}"])
+    head = ("T, B, I, H", "cell", "threads", "training, of peak", "next multiple, of peak", "time over the next's")
+    return table(head, rows)
 
 
 def _timed(results: Results, topic: Topic, time: Callable[[Figure], str] | None = None, title: str = "time") -> str:

@@ -11,8 +11,7 @@ from .limits import Bandwidth
 from .shapes import Shape
 from .timing import Sample
 
-Topic = Literal["forward", "training", "ragged", "step", "language model", "length", "threads"]
-
+Topic = Literal["forward", "training", "ragged", "step", "language model", "length", "threads", "padding"]
 
 LARGEST_SHARE = {"float32": 1.05, "bfloat16": 2.1}  # of the float32 peak; some processors do bfloat16 twice as fast
 
@@ -28,6 +27,10 @@ class Work:
     operations: float  # floating-point operations of the products that the answer needs
     traffic: float = 0.0  # bytes of arrays that have to be read or written at least once
     dtype: str = "float32"
+    weights: float = 0.0  # bytes of all matrices
+    weights_a_step: float = (
+        0.0  # bytes of those that every step reads: all but weight_ih, which meets many steps at once
+    )
 
     @property
     def title(self) -> str:
@@ -97,6 +100,14 @@ class Results:
 
     def of(self, *topics: Topic) -> list[Figure]:
         return [figure for figure in self.figures if figure.work.topic in topics]
+
+    def bandwidth(self, array: str, threads: int) -> float:
+        """Bytes a second of reads of such an array by so many threads; NaN if that wasn't measured."""
+        return next((b.rate for b in self.bandwidths if (b.array, b.threads) == (array, threads)), math.nan)
+
+    def bandwidth_share(self, figure: Figure, array: str, traffic: float) -> float:
+        """The share of that bandwidth at which a call of `figure` reads or writes so many bytes; NaN without one."""
+        return traffic / figure.ours.median / self.bandwidth(array, figure.work.threads)
 
     @property
     def disagreements(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The named shapes of shapes.toml, and the layers that are measured at them."""
+"""The named shapes of shapes.toml."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import rnnfast as rf
-from rnnfast.recurrent import Recurrent
-
 Extent = Literal["quick", "default", "full"]
 EXTENTS: tuple[Extent, ...] = ("quick", "default", "full")
-
-USUAL_CELLS = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """T steps, B rows, I input features, H units; `run` is the shortest run that has it."""
+    """T steps, B rows, I input features, H units; `run` is the shortest run that has it.
+
+    `family`: a full run measures not only the usual cells there.
+    """
 
     name: str
     T: int
@@ -26,6 +24,7 @@ class Shape:
     I: int  # noqa: E741
     H: int
     run: Extent = "full"
+    family: bool = False
 
     @property
     def sizes(self) -> str:
@@ -37,7 +36,7 @@ def load_shapes() -> dict[str, Shape]:
     shapes = {}
     for name, entry in data.items():
         T, B, I, H = entry["TBIH"]  # noqa: E741
-        shapes[name] = Shape(name, T, B, I, H, entry["run"])
+        shapes[name] = Shape(name, T, B, I, H, entry["run"], entry.get("family", False))
     return shapes
 
 
@@ -45,10 +44,3 @@ def shapes_of(extent: Extent) -> dict[str, Shape]:
     """The shapes of a run of this extent; each extent has those of the shorter ones."""
     reach = EXTENTS.index(extent)
     return {name: shape for name, shape in load_shapes().items() if EXTENTS.index(shape.run) <= reach}
-
-
-def all_cells() -> tuple[str, ...]:
-    """The names of every recurrent layer, the usual ones first."""
-    layers = (name for name in rf.__all__ if isinstance(getattr(rf, name), type))
-    recurrent = {name for name in layers if issubclass(getattr(rf, name), Recurrent)}
-    return (*USUAL_CELLS, *sorted(recurrent.difference(USUAL_CELLS)))

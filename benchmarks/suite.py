@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -19,28 +18,30 @@ import rnnfast as rf
 from rnnfast.threads import config
 
 from . import language_model, streaming
-from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, play, work_of
+from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, ours_in_float32, play, work_of
 from .limits import measure_bandwidth
-from .peers import BFLOAT16, EAGER, PACKAGES, RAGGED, SLOW, builders, installed, missing
+from .peers import BFLOAT16, EAGER, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing
 from .processes import measure_footprint, measure_memory
 from .results import Results
-from .shapes import USUAL_CELLS, Extent, Shape, all_cells, shapes_of
-from .targets import ONE_THREAD
+from .shapes import Extent, Shape, shapes_of
+from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, next_multiple
 from .timing import Turns
+from .variants import BFLOAT16_CELLS, USUAL_CELLS, VARIANTS, variant
 
 KINDS: tuple[Kind, ...] = ("forward", "training")
-TURNS: dict[Extent, Turns] = {"quick": Turns(3, 0.03), "default": Turns(7, 0.1), "full": Turns(11, 0.2)}
+TURNS: dict[Extent, Turns] = {"quick": Turns(3, 0.03), "default": Turns(7, 0.1, 10.0), "full": Turns(7, 0.08, 4.0)}
 LENGTHS: dict[Extent, tuple[int, ...]] = {
     "quick": (),
     "default": (64, 1024, 65536),
     "full": (64, 256, 1024, 4096, 16384, 65536),
 }
 IMPORTS: dict[Extent, int] = {"quick": 1, "default": 5, "full": 9}
+PADDED = (48, 100, 200, 650, 1500)  # hidden sizes of real networks that leave registers, lines or panels half empty
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run measures. The extras are all but forward and training of the layers."""
+    """What a run measures. The extras are all but float32's forward and training of the layers."""
 
     extent: Extent
     shapes: tuple[Shape, ...]
@@ -48,10 +49,29 @@ class Plan:
     threads: tuple[int, ...]
     turns: Turns
     extras: bool = True
+    all_of_family: bool = True  # at every shape, with every number of threads
 
     @property
     def most_threads(self) -> int:
         return max(self.threads)
+
+    @property
+    def usual_cells(self) -> tuple[str, ...]:
+        return tuple(cell for cell in self.cells if cell in USUAL_CELLS)
+
+    def layers(self, threads: int) -> Iterator[tuple[Shape, str]]:
+        """What is measured with so many threads."""
+        for shape, cell in product(self.shapes, self.cells):
+            of_family = self.all_of_family or (shape.family and threads == self.most_threads)
+            if (cell in USUAL_CELLS or of_family) and shape.H % variant(cell).divisor == 0:
+                yield shape, cell
+
+    def left_out(self) -> Iterator[str]:
+        """The cells that some shape can't have."""
+        for cell in self.cells:
+            divisor = variant(cell).divisor
+            if any(shape.H % divisor for shape in self.shapes):
+                yield f"{cell}: only where H is a multiple of {divisor}"
 
 
 def make_plan(
@@ -63,18 +83,19 @@ def make_plan(
     rounds: int | None = None,
     extras: bool = True,
 ) -> Plan:
-    """The plan of an extent, with what is given in place of its own."""
+    """The plan of an extent, with what is given in place of its own. What is named is measured everywhere."""
     most = rf.get_num_threads()
     usual_threads = (most,) if extent == "quick" else (1, most)
-    usual_cells = all_cells() if extent == "full" else USUAL_CELLS
+    usual_cells = tuple(VARIANTS) if extent == "full" else USUAL_CELLS
     turns = TURNS[extent]
     return Plan(
         extent,
-        tuple(shapes or shapes_of(extent).values()),
+        tuple(replace(s, family=True) for s in shapes) if shapes else tuple(shapes_of(extent).values()),
         tuple(dict.fromkeys(cells or usual_cells)),
         tuple(dict.fromkeys(threads or usual_threads)),
-        Turns(rounds or turns.rounds, turns.seconds),
+        Turns(rounds, turns.seconds) if rounds else turns,
         extras,
+        all_of_family=cells is not None,
     )
 
 
@@ -90,6 +111,7 @@ def run_plan(plan: Plan, results: Results, between: Callable[[], None]) -> None:
     """Measures everything of a plan into `results`; `between` two jobs is the place to interrupt it."""
     before = rf.get_num_threads()
     results.left_out += [f"{peer}: not installed ({', '.join(missing(peer))})" for peer in PACKAGES if missing(peer)]
+    results.left_out += plan.left_out()
     jobs = list(jobs_of(plan, results))
     try:
         interval = 0.1 if sys.stderr.isatty() else 10.0
@@ -125,17 +147,15 @@ def _processor() -> str:
 # ---- the jobs --------------------------------------------------------------------------------------------------------
 def jobs_of(plan: Plan, results: Results) -> Iterator[Job]:
     """All parts of a run. Thread counts come one after the other, since some peers must begin anew for another one."""
-    yield Job("memory bandwidth", lambda results: results.bandwidths.extend(measure_bandwidth(plan.most_threads)))
     for threads in plan.threads:
+        yield Job(f"memory bandwidth, threads {threads}", partial(_bandwidth, threads))
         yield from _layer_jobs(plan, threads)
-        if has_bfloat16():
-            yield from _bfloat16_jobs(plan, threads)
     if plan.extras:
         yield from _extra_jobs(plan, results)
 
 
-def has_bfloat16() -> bool:
-    return "compute_dtype" in inspect.signature(rf.LSTM).parameters
+def _bandwidth(threads: int, results: Results) -> None:
+    results.bandwidths += measure_bandwidth(threads)
 
 
 def _job(title: str, matches: Callable[[], list[Match]], plan: Plan) -> Job:
@@ -144,43 +164,46 @@ def _job(title: str, matches: Callable[[], list[Match]], plan: Plan) -> Job:
 
 
 def _layer_jobs(plan: Plan, threads: int) -> Iterator[Job]:
-    peers = EAGER | (SLOW if plan.extent == "full" else {})
-    for shape, cell, kind in product(plan.shapes, plan.cells, KINDS):
-        matches = partial(_layer, cell, shape, threads, kind, peers, {})
+    for (shape, cell), kind in product(plan.layers(threads), KINDS):
+        peers = (EAGER if cell in USUAL_CELLS else FAMILY) | (SLOW if plan.extent == "full" else {})
+        matches = partial(_layer, cell, shape, threads, kind, peers)
         yield _job(f"{cell} {shape.name}, {kind}, threads {threads}", matches, plan)
 
 
-def _bfloat16_jobs(plan: Plan, threads: int) -> Iterator[Job]:
-    options = {"compute_dtype": "bfloat16"}
-    for shape, cell, kind in product(plan.shapes, plan.cells, KINDS):
-        matches = partial(_layer, cell, shape, threads, kind, BFLOAT16, options)
-        yield _job(f"{cell} {shape.name}, {kind}, bfloat16, threads {threads}", matches, plan)
-
-
-def _layer(
-    cell: str, shape: Shape, threads: int, kind: Kind, peers: dict[str, tuple[str, str]], options: dict[str, str]
-) -> list[Match]:
-    return [layer_match(make_problem(cell, shape, threads, options=options), kind, builders(peers))]
+def _layer(cell: str, shape: Shape, threads: int, kind: Kind, peers: dict[str, tuple[str, str]]) -> list[Match]:
+    return [layer_match(make_problem(cell, shape, threads), kind, builders(peers))]
 
 
 def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
-    usual = tuple(cell for cell in plan.cells if cell in USUAL_CELLS)
-    if not has_bfloat16():
-        results.left_out.append("bfloat16: the layers of this version have no compute_dtype")
+    usual = plan.usual_cells
+    if rf.isa in NATIVE_BFLOAT16:
+        yield from _bfloat16_jobs(plan)
+    else:
+        results.left_out.append(f"bfloat16: level {rf.isa} has no instructions for it")
     yield from _ragged_jobs(plan, usual)
     yield from _thread_jobs(plan, usual)
-    if hasattr(rf.LSTM, "stream"):
-        for cell in usual:
-            for hidden in streaming.HIDDEN:
-                yield _job(f"{cell}, step of {hidden}", partial(_step, cell, hidden), plan)
-    else:
-        results.left_out.append("one step at a time: the layers of this version have no stream")
+    for cell in usual:
+        for hidden in streaming.HIDDEN:
+            yield _job(f"{cell}, step of {hidden}", partial(_step, cell, hidden), plan)
     for cell in usual:
         if cell != "RNN":
             yield _job(f"{cell} language model", partial(_language_model, plan, cell), plan)
+    yield from _padding_jobs(plan, usual)
     yield from _length_jobs(plan)
     yield from _memory_jobs(plan, usual)
     yield Job("imports", lambda results: results.footprint.extend(measure_footprint(IMPORTS[plan.extent])))
+
+
+def _bfloat16_jobs(plan: Plan) -> Iterator[Job]:
+    cells = [cell for cell in plan.cells if cell in BFLOAT16_CELLS]
+    for threads, shape, cell, kind in product(plan.threads, plan.shapes, cells, KINDS):
+        title = f"{cell} {shape.name}, {kind}, bfloat16, threads {threads}"
+        yield _job(title, partial(_bfloat16, cell, shape, threads, kind), plan)
+
+
+def _bfloat16(cell: str, shape: Shape, threads: int, kind: Kind) -> list[Match]:
+    problem = make_problem(cell, shape, threads, options={"compute_dtype": "bfloat16"})
+    return [layer_match(problem, kind, {IN_FLOAT32: ours_in_float32} | builders(BFLOAT16))]
 
 
 def _ragged_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
@@ -214,6 +237,17 @@ def _step(cell: str, hidden: int) -> list[Match]:
 
 def _language_model(plan: Plan, cell: str) -> list[Match]:
     return [language_model.match(cell, plan.most_threads, language_model.Sizes(), "PyTorch" in installed())]
+
+
+def _padding_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
+    """Training at each hidden size and at the next multiple of 16, in turns."""
+    for cell, hidden in product(cells, () if plan.extent == "quick" else PADDED):
+        yield _job(f"{cell}, H = {hidden}", partial(_padding, cell, hidden, plan.most_threads), plan)
+
+
+def _padding(cell: str, hidden: int, threads: int) -> list[Match]:
+    shapes = [Shape(f"H = {H}", 20, 32, 64, H) for H in (hidden, next_multiple(hidden))]
+    return [layer_match(make_problem(cell, shape, threads), "training", {}, topic="padding") for shape in shapes]
 
 
 def _length_jobs(plan: Plan) -> Iterator[Job]:

@@ -8,11 +8,17 @@ from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Literal
 
+from .limits import LEVEL2
 from .results import Figure, Results, Topic
+from .variants import USUAL_CELLS
 
-PYTORCH = "PyTorch"
+PYTORCH, PYTORCH_BFLOAT16 = "PyTorch", "PyTorch bf16"
 FLOAT32_PEERS = (PYTORCH, "JAX", "ONNX Runtime", "torch.compile")
+ONE_THREAD, IN_FLOAT32 = "rnnfast, 1 thread", "rnnfast float32"
 LEVELS_WITHOUT_AVX512 = ("v3",)
+NATIVE_BFLOAT16 = ("v4bf16",)
+LEVEL2_BYTES = 768 << 10  # of weights that stay in any level-2 cache of our time beside what else a step touches
+LANES = 16  # whole vectors at every level
 
 Direction = Literal["at least", "at most"]
 
@@ -115,31 +121,51 @@ def shares(
 
 def _usual(results: Results, *topics: Topic) -> Iterator[Figure]:
     for figure in results.of(*topics):
-        if figure.work.cell in ("LSTM", "GRU", "RNN") and figure.work.dtype == "float32":
+        if figure.work.cell in USUAL_CELLS and figure.work.dtype == "float32":
             yield figure
+
+
+def level2_share(figure: Figure, results: Results) -> float:
+    """The share of the measured reads from the level-2 cache at which the weights of every step pass."""
+    work = figure.work
+    return results.bandwidth_share(figure, LEVEL2, work.weights_a_step * work.shape.T)
+
+
+def one_row(figure: Figure) -> bool:
+    return figure.work.shape.B == 1 and figure.work.threads == 1 and figure.work.weights <= LEVEL2_BYTES
+
+
+def level2_shares(results: Results) -> Iterator[Check]:
+    """Checks where the recurrent product is most of the work."""
+    for figure in _usual(results, "forward"):
+        share = level2_share(figure, results)
+        if one_row(figure) and figure.work.shape.I < figure.work.shape.H and not math.isnan(share):
+            yield Check(share, 0.85, _where(figure))
 
 
 # ---- beside the peers ------------------------------------------------------------------------------------------------
 def ratios(
-    topic: Topic, cell: str, bound: float, peers: tuple[str, ...] = (PYTORCH,)
-) -> Callable[..., Iterator[Check]]:
+    topic: Topic, cell: str, bound: float, peers: tuple[str, ...] = (PYTORCH,), dtype: str = "float32"
+) -> Callable[[Results], Iterator[Check]]:
     """Checks of each peer's time over ours."""
 
     def checks(results: Results) -> Iterator[Check]:
-        for figure in _usual(results, topic):
+        for figure in results.of(topic):
             for peer in peers:
                 ratio = figure.ratio(peer)
-                if figure.work.cell == cell and ratio is not None:
+                if (figure.work.cell, figure.work.dtype) == (cell, dtype) and ratio is not None:
                     yield Check(ratio, bound, f"{_where(figure)}, {peer}")
 
     return checks
 
 
-def mean_ratio(topic: Topic, cell: str, bound: float) -> Callable[[Results], Iterator[Check]]:
-    """One check: the geometric mean of PyTorch's times over ours."""
+def mean_ratio(
+    topic: Topic, cell: str, bound: float, peer: str = PYTORCH, dtype: str = "float32"
+) -> Callable[[Results], Iterator[Check]]:
+    """One check: the geometric mean of the peer's times over ours."""
 
     def checks(results: Results) -> Iterator[Check]:
-        found = [check.value for check in ratios(topic, cell, bound)(results)]
+        found = [check.value for check in ratios(topic, cell, bound, (peer,), dtype)(results)]
         if found:
             yield Check(geometric_mean(found), bound, f"{len(found)} figures")
 
@@ -170,6 +196,14 @@ def step(hidden: int, bound: float) -> Callable[[Results], Iterator[Check]]:
     return checks
 
 
+def over_float32(results: Results) -> Iterator[Check]:
+    """Our float32's time over our bfloat16's, where the weights are large and the rows many."""
+    for figure in results.of("training"):
+        ratio, shape = figure.ratio(IN_FLOAT32), figure.work.shape
+        if ratio is not None and shape.H >= 256 and shape.B >= 16:
+            yield Check(ratio, 1.6, _where(figure))
+
+
 # ---- the rest --------------------------------------------------------------------------------------------------------
 def second_core(results: Results) -> Iterator[Check]:
     """One thread's time over that of two threads."""
@@ -179,7 +213,18 @@ def second_core(results: Results) -> Iterator[Check]:
             yield Check(ratio, 1.8, f"{figure.work.cell} {figure.work.shape.name}")
 
 
-ONE_THREAD = "rnnfast, 1 thread"
+def next_multiple(hidden: int) -> int:
+    """The first multiple of 16 above H: the size that padding is held against."""
+    return (hidden // LANES + 1) * LANES
+
+
+def padding(results: Results) -> Iterator[Check]:
+    """Our time at each hidden size over that at the next multiple of 16, round by round."""
+    figures = {(f.work.cell, f.work.threads, f.work.shape.H): f for f in results.of("padding")}
+    for (cell, threads, hidden), figure in figures.items():
+        padded = figures.get((cell, threads, next_multiple(hidden)))
+        if padded is not None:
+            yield Check(figure.ours.over(padded.ours), 1.1, _where(figure))
 
 
 def peak_memory(results: Results) -> Iterator[Check]:
@@ -195,6 +240,10 @@ def long_sequences(results: Results) -> Iterator[Check]:
         longest, shortest = figures[65536], figures[64]
         yield Check(longest.ours.over(shortest.ours) * 64 / 65536, 1.05, _where(longest))
 
+
+# What the geometric means over PyTorch should be: of its compositions, and of its bfloat16.
+COMPOSITIONS = {"LSTM layer_norm": 8.0, "LSTM peephole": 15.0, "IndRNN": 10.0, "MinGRU": 10.0, "SRU": 10.0}
+BFLOAT16_MEANS = {"LSTM": 1.3, "GRU": 2.0}
 
 TARGETS = (
     Target(
@@ -220,14 +269,46 @@ TARGETS = (
             lambda *_: 0.50,
         ),
     ),
+    Target(
+        "forward, share of the level-2 cache's bandwidth, B = 1, I < H, 1 thread", "at least", "{:.0%}", level2_shares
+    ),
     Target("LSTM training, each float32 peer", "at least", "{:.2f}", ratios("training", "LSTM", 1.0, FLOAT32_PEERS)),
     Target("LSTM training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "LSTM", 1.8)),
     Target("GRU training, each over PyTorch", "at least", "{:.2f}", ratios("training", "GRU", 1.5)),
     Target("GRU training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "GRU", 4.0)),
     Target("RNN training, each over PyTorch", "at least", "{:.2f}", ratios("training", "RNN", 1.8)),
     Target("RNN training, geometric mean over PyTorch", "at least", "{:.2f}", mean_ratio("training", "RNN", 4.5)),
+    *(
+        Target(
+            f"{cell} training, geometric mean over PyTorch's composition",
+            "at least",
+            "{:.2f}",
+            mean_ratio("training", cell, bound),
+        )
+        for cell, bound in COMPOSITIONS.items()
+    ),
+    Target("bfloat16 training over our float32, H ≥ 256 and B ≥ 16", "at least", "{:.2f}", over_float32),
+    *(
+        target
+        for cell, mean in BFLOAT16_MEANS.items()
+        for target in (
+            Target(
+                f"{cell} bfloat16 training, each over PyTorch's",
+                "at least",
+                "{:.2f}",
+                ratios("training", cell, 1.0, (PYTORCH_BFLOAT16,), "bfloat16"),
+            ),
+            Target(
+                f"{cell} bfloat16 training, geometric mean over PyTorch's",
+                "at least",
+                "{:.2f}",
+                mean_ratio("training", cell, mean, PYTORCH_BFLOAT16, "bfloat16"),
+            ),
+        )
+    ),
     Target("LSTM ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("LSTM", 3.0)),
     Target("GRU ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("GRU", 4.0)),
+    Target("training at H = 48, 100, 200, … over the next multiple of 16", "at most", "{:.2f}", padding),
     Target("second core, H ≥ 128 and B ≥ 16", "at least", "{:.2f}", second_core),
     Target("language model, LSTM, over PyTorch", "at least", "{:.2f}", ratios("language model", "LSTM", 1.5)),
     Target("language model, GRU, over PyTorch", "at least", "{:.2f}", ratios("language model", "GRU", 2.4)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median, quantiles
 
@@ -19,6 +19,9 @@ from rnnfast import _kernels
 SETTLE_SECONDS = 0.01
 
 PEAK_SECONDS = 0.02  # long enough that a moment without a processor doesn't count for much
+BESIDE_SECONDS = 2 * (SETTLE_SECONDS + PEAK_SECONDS)  # of a turn, beside the work
+
+LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -65,18 +68,28 @@ class Call:
 
 @dataclass(frozen=True)
 class Turns:
-    """How often each contender's turn comes, and how many seconds one lasts at least."""
+    """How often each contender's turn comes, and how many seconds one lasts at least.
+
+    Where calls are long there are fewer rounds, so that all of them take no more than `limit` seconds, but three.
+    """
 
     rounds: int
     seconds: float
+    limit: float = math.inf
+
+    def fitting(self, calls: Iterable[float]) -> int:
+        """The number of rounds, for contenders whose calls take so many seconds."""
+        a_round = sum(max(self.seconds, call) + BESIDE_SECONDS for call in calls)
+        return int(min(self.rounds, max(LEAST_ROUNDS, self.limit / a_round)))
 
 
 def take_turns(calls: Mapping[str, Call], turns: Turns) -> dict[str, Sample]:
     """Times every call, one after the other in each round. Each must have been called before."""
-    repeats = {name: max(1, round(turns.seconds / max(timed(call.run), 1e-9))) for name, call in calls.items()}
+    once = {name: max(timed(call.run), 1e-9) for name, call in calls.items()}
+    repeats = {name: max(1, round(turns.seconds / seconds_once)) for name, seconds_once in once.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     peaks: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(turns.rounds):
+    for _ in range(turns.fitting(once.values())):
         for name, call in calls.items():
             time.sleep(SETTLE_SECONDS)
             before = _peak(call.threads)

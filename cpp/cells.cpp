@@ -4,7 +4,7 @@
 #include <stdexcept>
 
 #include "cells/gru.h"
-#include "cells/indrnn.h"
+#include "cells/ind_rnn.h"
 #include "cells/lstm.h"
 #include "cells/minimal.h"
 #include "cells/rnn.h"

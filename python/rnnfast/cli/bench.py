@@ -28,7 +28,8 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "bench",
         help="measure speed and memory beside PyTorch, JAX and ONNX Runtime",
         description="Measure the layers beside those of PyTorch, JAX and ONNX Runtime, as far as they are installed, "
-        "and beside the arithmetic peak of this machine. Without options: ten to thirty minutes. The answers are "
+        "and beside the arithmetic peak of this machine. Without options: ten to thirty minutes on two cores with all "
+        "of them. The answers are "
         f"compared before anything is timed; exit status {DISAGREEMENT} says that some differ. Ctrl-C ends "
         "the run after the present job, and what it has measured is shown.",
     )
@@ -37,15 +38,21 @@ def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
         "--quick", dest="extent", action="store_const", const="quick", help="one shape, less than a minute"
     )
     extent.add_argument(
-        "--full", dest="extent", action="store_const", const="full", help="every shape, cell and peer: hours"
+        "--full",
+        dest="extent",
+        action="store_const",
+        const="full",
+        help="every shape, layer and peer, about 40 minutes",
     )
     parser.set_defaults(extent="default")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", help="named shapes, or T,B,I,H")
-    parser.add_argument("--cells", nargs="+", metavar="NAME", help="layers: LSTM, GRU, RNN, …")
+    parser.add_argument(
+        "--cells", nargs="+", metavar="NAME", help="layers: LSTM, IndRNN, …, with an option: 'LSTM peephole', …"
+    )
     count = whole(1, MOST)
     parser.add_argument("--threads", nargs="+", type=count, metavar="N", help="thread counts; without: 1 and all")
     parser.add_argument("--rounds", type=whole(1), metavar="N", help="turns of each contender")
-    parser.add_argument("--no-extras", action="store_true", help="only forward and training of the layers")
+    parser.add_argument("--no-extras", action="store_true", help="only forward and training of the layers, float32")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every time that was taken")
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {REPORT} and its pictures")
     return parser
@@ -118,11 +125,11 @@ def _shapes(names: list[str] | None) -> list[Shape] | None:
 
 
 def _cells(names: list[str] | None) -> list[str] | None:
-    from rnnfast.benchmarks.shapes import all_cells
+    from rnnfast.benchmarks.variants import VARIANTS
 
     for name in names or ():
-        if name not in all_cells():
-            raise CommandError(f"--cells: expected some of {', '.join(all_cells())}, got {name!r}")
+        if name not in VARIANTS:
+            raise CommandError(f"--cells: expected some of {', '.join(VARIANTS)}, got {name!r}")
     return names
 
 
