@@ -8,7 +8,12 @@ from typing import Any
 
 from .contenders import Builder, Contender, Kind, Problem
 
-PACKAGES = {"PyTorch": ("torch",), "JAX": ("jax",), "ONNX Runtime": ("onnxruntime", "onnx")}
+PACKAGES = {
+    "PyTorch": ("torch",),
+    "JAX": ("jax",),
+    "ONNX Runtime": ("onnxruntime", "onnx"),
+    "reservoirpy": ("reservoirpy",),
+}
 
 EAGER = {
     "PyTorch": ("peer_torch", "eager"),
@@ -38,7 +43,7 @@ def module(name: str) -> Any:
 def builders(places: dict[str, tuple[str, str]]) -> dict[str, Builder]:
     """Peer -> builder, of those whose packages are installed."""
     modules = {"PyTorch": "peer_torch", "JAX": "peer_jax", "ONNX Runtime": "peer_onnx"}
-    there = {modules[peer] for peer in installed()}
+    there = {modules[peer] for peer in installed() if peer in modules}
     return {peer: _builder(*place) for peer, place in places.items() if place[0] in there}
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 import rnnfast as rf
 from rnnfast.threads import config
 
-from . import language_model, streaming
+from . import echo_state, language_model, streaming
 from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, ours_in_float32, play, work_of
 from .limits import measure_bandwidth
 from .peers import BFLOAT16, EAGER, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing
@@ -188,6 +188,8 @@ def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
     for cell in usual:
         if cell != "RNN":
             yield _job(f"{cell} language model", partial(_language_model, plan, cell), plan)
+    for shape, density in echo_state.SHAPES.items():
+        yield _job(shape.name, partial(_echo_state, shape, density), plan)
     yield from _padding_jobs(plan, usual)
     yield from _length_jobs(plan)
     yield from _memory_jobs(plan, usual)
@@ -248,6 +250,10 @@ def _padding_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
 def _padding(cell: str, hidden: int, threads: int) -> list[Match]:
     shapes = [Shape(f"H = {H}", 20, 32, 64, H) for H in (hidden, next_multiple(hidden))]
     return [layer_match(make_problem(cell, shape, threads), "training", {}, topic="padding") for shape in shapes]
+
+
+def _echo_state(shape: Shape, density: float) -> list[Match]:
+    return [echo_state.match(shape, density)]
 
 
 def _length_jobs(plan: Plan) -> Iterator[Job]:

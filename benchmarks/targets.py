@@ -204,6 +204,14 @@ def over_float32(results: Results) -> Iterator[Check]:
             yield Check(ratio, 1.6, _where(figure))
 
 
+def echo_state(results: Results) -> Iterator[Check]:
+    """Reservoirpy's time over ours."""
+    for figure in results.of("echo state"):
+        ratio = figure.ratio("reservoirpy")
+        if ratio is not None:
+            yield Check(ratio, 10.0, _where(figure))
+
+
 # ---- the rest --------------------------------------------------------------------------------------------------------
 def second_core(results: Results) -> Iterator[Check]:
     """One thread's time over that of two threads."""
@@ -315,5 +323,6 @@ TARGETS = (
     Target("peak memory of training, share of PyTorch's", "at most", "{:.2f}", peak_memory),
     Target("streaming step, H = 64, share of ONNX Runtime's time", "at most", "{:.2f}", step(64, 0.25)),
     Target("streaming step, H = 256, share of ONNX Runtime's time", "at most", "{:.2f}", step(256, 0.5)),
+    Target("echo state network, states, over reservoirpy", "at least", "{:.1f}", echo_state),
     Target("time per step, T = 65,536 over T = 64", "at most", "{:.2f}", long_sequences),
 )

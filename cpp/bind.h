@@ -134,5 +134,6 @@ void bind_stream(py::module_& m);
 void bind_linear(py::module_& m);
 void bind_heads(py::module_& m);
 void bind_softmax_head(py::module_& m);
+void bind_reservoir(py::module_& m);
 
 }  // namespace rnnfast

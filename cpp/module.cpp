@@ -48,4 +48,5 @@ PYBIND11_MODULE(RNNFAST_MODULE, m) {
   rnnfast::bind_linear(m);
   rnnfast::bind_heads(m);
   rnnfast::bind_softmax_head(m);
+  rnnfast::bind_reservoir(m);
 }

@@ -5,6 +5,7 @@
 
 #include "layer.h"
 #include "threads.h"
+#include "tile.h"
 
 namespace rnnfast {
 

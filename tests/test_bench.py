@@ -17,7 +17,7 @@ import rnnfast as rf
 from rnnfast.cli import main
 
 pytest.importorskip("tqdm")
-from rnnfast.benchmarks import contenders, language_model, peers, processes, streaming, suite, timing
+from rnnfast.benchmarks import contenders, echo_state, language_model, peers, processes, streaming, suite, timing
 from rnnfast.benchmarks.contenders import Contender, Match
 from rnnfast.benchmarks.limits import Bandwidth
 from rnnfast.benchmarks.report import markdown, seconds, table
@@ -28,6 +28,7 @@ from rnnfast.benchmarks.timing import Call, Sample, Turns, take_turns
 
 TINY = Shape("tiny", 5, 3, 4, 16)
 SOME = Shape("some", 100, 32, 128, 256)
+RESERVOIR = Shape("reservoir 30", 9, 2, 3, 30)
 BRIEF = Turns(1, 0.0001)
 USUAL = ("LSTM", "GRU", "RNN")
 
@@ -194,6 +195,14 @@ def test_pytorch_trains_the_same_language_model(cell: str) -> None:
     assert played.work.operations == 6 * 5 * 3 * (4 if cell == "LSTM" else 3) * 8 * (4 + 8 + 8 + 8) + 6 * 5 * 3 * 7 * 8
 
 
+def test_reservoirpy_harvests_the_same_states() -> None:
+    pytest.importorskip("reservoirpy", reason="reservoirpy isn't here to compare with")
+    (played,) = contenders.play([echo_state.match(RESERVOIR, 0.2)], BRIEF)
+    assert not played.failures
+    assert played.errors["reservoirpy"] < 1e-6
+    assert played.work.operations == 2 * 9 * 2 * (6 * 30 + 3 * 30)
+
+
 @pytest.mark.skipif(not hasattr(rf.LSTM, "stream"), reason="layers have no stream yet")
 def test_pytorch_streams_the_same_steps() -> None:
     pytest.importorskip("torch")
@@ -281,6 +290,8 @@ def test_the_other_targets() -> None:
     cores = Figure(figure("threads", threads=2).work, sample(1.0), {ONE_THREAD: sample(1.7)})
     assert verdict("second core", results(cores)).word == "missed"
     assert verdict("language model, GRU", results(figure("language model", "GRU", PyTorch=2.5))).word == "met"
+    echo = figure("echo state", "EchoState", RESERVOIR, reservoirpy=12.0)
+    assert verdict("echo state network", results(echo)).word == "met"
     memory = [Memory("LSTM", TINY, 40, 100), Memory("LSTM", TINY, 40, "not installed")]
     assert verdict("peak memory", results(memory=memory)).word == "met"
     short = figure("length", shape=Shape("T = 64", 64, 1, 128, 128))
@@ -335,6 +346,7 @@ def only_us(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "measure_footprint", lambda rounds: [])
     monkeypatch.setattr(suite, "measure_memory", lambda cell, shape, threads: Memory(cell, shape, 1, "not installed"))
     monkeypatch.setattr(language_model, "Sizes", lambda: language_model_sizes)
+    monkeypatch.setattr(echo_state, "SHAPES", {RESERVOIR: 0.2})
     monkeypatch.setitem(suite.TURNS, "quick", BRIEF)
 
 
@@ -355,7 +367,7 @@ def test_a_run_makes_tables_pictures_and_data(tmp_path: Path, capsys: pytest.Cap
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.glob("*.png"))
     topics = [figure["work"]["topic"] for figure in json.loads(data.read_text())["figures"]]
     assert topics[:6] == ["forward", "training"] * 3
-    assert {"ragged", "language model"} <= set(topics)
+    assert {"ragged", "language model", "echo state"} <= set(topics)
 
 
 @pytest.mark.usefixtures("only_us")

@@ -81,6 +81,11 @@ def test_adding(example: Any) -> None:
     assert example("adding", length=20, updates=400, hidden=16)["gru mse"] < 0.05
 
 
+def test_mackey_glass(example: Any) -> None:
+    """A small reservoir: the standard deviation of the series would be an error of 1."""
+    assert float(example("mackey_glass", units=200, density=0.1, leak=0.5, ridge=1e-12)["nrmse 84 steps ahead"]) < 0.05
+
+
 def test_a_plot_is_saved_only_where_asked(example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     example("dogs", steps=2)
@@ -131,6 +136,13 @@ def test_adding_in_full(example: Any) -> None:
     found = example("adding")
     assert found["lstm mse"] < 0.01 and found["gru mse"] < 0.01
     assert 0.12 < found["rnn mse"] < 0.21
+
+
+@pytest.mark.long
+def test_mackey_glass_in_full(example: Any) -> None:
+    found = example("mackey_glass")
+    assert float(found["nrmse 84 steps ahead"]) < 5e-4
+    assert float(found["nrmse 1 step ahead"]) < 1e-4
 
 
 @pytest.mark.long

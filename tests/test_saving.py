@@ -24,6 +24,7 @@ MODELS: dict[str, Callable[[], rf.Module]] = {
     "rnn": lambda: rf.RNN(3, 4, 2, nonlinearity="relu", bias=False, dropout=0.25, seed=5),
     "lstm": lambda: rf.LSTM(3, 4, 2, bidirectional=True, batch_first=True, dtype=np.float64),
     "gru": lambda: rf.GRU(3, 4),
+    "echo_state": lambda: rf.EchoState(3, 20, 2, leak=0.5, feedback_scaling=0.3),
     "embedding": lambda: rf.Embedding(7, 3),
     "linear": lambda: rf.Linear(3, 4, bias=False),
     "softmax_head": lambda: rf.SoftmaxHead(3, 4, bias=False, batch_first=True),

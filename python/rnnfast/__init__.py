@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from rnnfast import reference
 from rnnfast._kernels import isa
+from rnnfast.echo_state import EchoState
 from rnnfast.ensemble import Ensemble
 from rnnfast.flow import GradientFlow, gradient_flow, vanishing_penalty
 from rnnfast.heads import SoftmaxHead
@@ -44,6 +45,7 @@ __all__ = [
     "SRU",
     "Adam",
     "Dropout",
+    "EchoState",
     "Embedding",
     "Ensemble",
     "GradientFlow",

@@ -54,6 +54,7 @@ fma_peak = _core.fma_peak
 forward = _core.forward
 linear_backward = _core.linear_backward
 linear_forward = _core.linear_forward
+make_reservoir = _core.make_reservoir
 make_stream = _core.make_stream
 math = _core.math
 mse = _core.mse

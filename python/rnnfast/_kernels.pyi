@@ -1,4 +1,4 @@
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +90,34 @@ def make_stream(
     bfloat16: bool,
     like: NDArray[_T],
 ) -> _Stream[_T]: ...
+
+class _Reservoir(Generic[_T]):
+    def product(self, x: NDArray[_T], y: NDArray[_T]) -> None: ...
+    def scan(
+        self,
+        x: NDArray[_T] | None,
+        teacher: NDArray[_T] | None,
+        readout: tuple[NDArray[_T], NDArray[_T]] | None,
+        initial: NDArray[_T] | None,
+        initial_output: NDArray[_T] | None,
+        states: NDArray[_T] | None,
+        y: NDArray[_T] | None,
+        final: NDArray[_T],
+        final_output: NDArray[_T] | None,
+        lengths: NDArray[np.int64] | None,
+        resets: NDArray[np.bool_] | None,
+        num_threads: int,
+    ) -> None: ...
+
+def make_reservoir(
+    weight_ih: NDArray[_T],
+    weight_fb: NDArray[_T] | None,
+    bias: NDArray[_T],
+    data: NDArray[_T],
+    indices: NDArray[np.int64],
+    indptr: NDArray[np.int64],
+    leak: float,
+) -> _Reservoir[_T]: ...
 def linear_forward(
     x: NDArray[_T],
     weight: NDArray[_T],

@@ -263,29 +263,44 @@ class Module:
         self._store.version += 1
 
     def state_dict(self) -> dict[str, Array]:
-        """Name → copy of the parameter. The names are PyTorch's."""
-        return {name: array.copy() for name, array in self.params.items()}
+        """Name → copy of the parameter or buffer. The names are PyTorch's."""
+        return {name: array.copy() for arrays in (self.params, self.buffers) for name, array in arrays.items()}
+
+    @property
+    def buffers(self) -> Mapping[str, Array]:
+        """Name → array of what belongs to the module but is never trained, read-only; most modules have nothing."""
+        return {}
+
+    @property
+    def _buffer_names(self) -> tuple[str, ...]:
+        return ()
+
+    def _take_buffers(self, arrays: Mapping[str, Array]) -> list[str]:
+        """Take new buffers, all of those that the module has; or return what is wrong with them and take none."""
+        return []
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Set all parameters from a mapping name → array-like, for instance a PyTorch state dict.
+        """Set all parameters and buffers from a mapping name → array-like, for instance a PyTorch state dict.
 
         Values are converted to the module's dtype. ValueError names what is missing, unexpected or of the wrong
         shape, TypeError what isn't an array of numbers; nothing is loaded then.
         """
         if not isinstance(values, Mapping):
             raise TypeError(f"state_dict: expected a mapping name -> array, got {type(values).__name__}")
-        faults = [f"missing {name}" for name in self.params if name not in values]
-        faults += [f"unexpected {name}" for name in values if name not in self.params]
-        arrays = {name: _numbers(name, values[name]) for name in self.params if name in values}
-        for name, array in arrays.items():
-            expected = self.params[name].shape
-            if array.shape != expected:
-                faults.append(f"{name}: expected {checks.show(expected)}, got {checks.show(array.shape)}")
+        names = (*self.params, *self._buffer_names)
+        faults = [f"missing {name}" for name in names if name not in values]
+        faults += [f"unexpected {name}" for name in values if name not in names]
+        arrays = {name: _numbers(name, values[name]) for name in names if name in values}
+        for name, view in self.params.items():
+            if name in arrays and arrays[name].shape != view.shape:
+                faults.append(f"{name}: expected {checks.show(view.shape)}, got {checks.show(arrays[name].shape)}")
+        if not faults:
+            faults = self._take_buffers({name: arrays[name] for name in self._buffer_names})
         if faults:
             raise ValueError("state_dict: " + "; ".join(faults))
         self.mark_changed()
-        for name, array in arrays.items():
-            self.params[name][...] = array
+        for name, view in self.params.items():
+            view[...] = arrays[name]
 
     def _count(self) -> int:
         return sum(math.prod(shape) for shape in self._shapes.values())

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from rnnfast import ensemble, heads, layers, modules
+from rnnfast import echo_state, ensemble, heads, layers, modules
 from rnnfast.module import Module
 
 __all__ = ["load", "load_with_metadata", "save"]
 
 _FORMAT = "1"
-_HOMES = (layers, modules, heads, ensemble)
+_HOMES = (layers, modules, heads, echo_state, ensemble)
 _CLASSES: dict[str, type[Module]] = {name: getattr(home, name) for home in _HOMES for name in home.__all__}
 
 
 def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model's architecture and parameters to one safetensors file.
+    """Write a model's architecture, parameters and buffers to one safetensors file.
 
     The file appears whole or not at all: it is written beside `path` and then takes its place. Other programs can read
     its tensors, which are named as in `state_dict`. Strings in `metadata` go along for `load_with_metadata`.
@@ -38,7 +38,7 @@ def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, 
     given = _strings(metadata or {})
     # One entry, since safetensors writes several in an order that varies from run to run.
     header = {"rnnfast": json.dumps({"format": _FORMAT, "model": _describe(model), "metadata": given}, sort_keys=True)}
-    tensors = {name: np.ascontiguousarray(array) for name, array in model.params.items()}
+    tensors = {name: np.ascontiguousarray(array) for name, array in model.state_dict().items()}
     write_whole(path, to_bytes(tensors, header))
 
 

@@ -26,10 +26,10 @@ DISAGREEMENT = 1  # exit status: a peer's answer is another than ours
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     parser = commands.add_parser(
         "bench",
-        help="measure speed and memory beside PyTorch, JAX and ONNX Runtime",
-        description="Measure the layers beside those of PyTorch, JAX and ONNX Runtime, as far as they are installed, "
-        "and beside the arithmetic peak of this machine. Without options: ten to thirty minutes on two cores with all "
-        "of them. The answers are "
+        help="measure speed and memory beside other libraries",
+        description="Measure the layers beside those of PyTorch, JAX, ONNX Runtime and reservoirpy, as far as they "
+        "are installed, and beside the arithmetic peak of this machine. Without options: ten to thirty minutes on two "
+        "cores with all of them. The answers are "
         f"compared before anything is timed; exit status {DISAGREEMENT} says that some differ. Ctrl-C ends "
         "the run after the present job, and what it has measured is shown.",
     )
