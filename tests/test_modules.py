@@ -995,7 +995,7 @@ def test_a_changed_token_does_not_reach_backward() -> None:
         (lambda: rf.LSTM(4, 5, seed=-1), ValueError, "seed: expected at least 0, got -1"),
         (lambda: rf.LSTM(4, 5, seed=2**64), ValueError, r"seed: expected an integer below 2\*\*64"),
         (lambda: rf.RNN(4, 5, nonlinearity="elu"), ValueError, "nonlinearity: expected 'tanh', 'relu' or 'sigmoid'"),
-        (lambda: rf.GRU(4, 5, reset_after=False), ValueError, "reset_after: .* isn't available yet"),
+        (lambda: rf.GRU(4, 5, reset_after=None), TypeError, "reset_after: expected"),
         (lambda: rf.Dropout(1.5), ValueError, "p: expected a number >= 0 and < 1, got 1.5"),
         (lambda: rf.LSTM(2**40, 2**40), ValueError, "parameters: an array of shape .* is too large to address"),
         (lambda: rf.Embedding(2**40, 2**18), MemoryError, "Unable to allocate"),

@@ -106,6 +106,7 @@ def test_batch_first_agrees(cell: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_a_projected_lstm_agrees(options: str, dtype: type) -> None:
     """And loads PyTorch's state dict unchanged."""
     problem = make_problem("lstm", SHAPE, proj_size=7, **OPTIONS[options])

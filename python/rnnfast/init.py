@@ -150,7 +150,8 @@ def _default(parameter: _Parameter, generator: np.random.Generator) -> Array:
         return np.full(shape, constant)
     if hasattr(owner, "num_embeddings"):
         return generator.standard_normal(shape)
-    fan = float(owner.hidden_size if parameter.cell is not None else owner.params["weight"].shape[1])
+    matrix = next((array for array in owner.params.values() if array.ndim == 2), None)  # of a linear map
+    fan = float(owner.hidden_size if parameter.cell is not None or matrix is None else matrix.shape[1])
     return generator.uniform(-(fan**-0.5), fan**-0.5, shape)
 
 
