@@ -95,7 +95,7 @@ def backward(
     def segment(number: int, begin: int, end: int) -> None:
         """In a function of its own, so that what it has recorded is gone before the next one begins."""
         run = record.piece(number, begin, end)
-        y = layer._new_sequence(end - begin, record.x.shape[1], layer.hidden_size)
+        y = layer._new_sequence(end - begin, record.x.shape[1], layer.output_size)
         layer._forward_stack(record.x[begin:end], y, layer._new_states(record.x.shape[1]), run, record=True)
         dy_part = None if dy is None else dy[begin:end]
         dx_part = None if dx is None else dx[begin:end]
