@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .compositions import Composition
 from .contenders import FLOAT32_TOLERANCE, Answer, Contender, Kind, Problem, UnavailableError, bfloat16_sums_tolerance
+from .peer_torch_family import Composition
 
 Layer = Callable[[Any], Any]  # (T, B, I) -> (T, B, H)
 

@@ -29,7 +29,7 @@ from .timing import Turns
 from .variants import BFLOAT16_CELLS, USUAL_CELLS, VARIANTS, variant
 
 KINDS: tuple[Kind, ...] = ("forward", "training")
-TURNS: dict[Extent, Turns] = {"quick": Turns(3, 0.03), "default": Turns(7, 0.1, 10.0), "full": Turns(7, 0.08, 4.0)}
+TURNS: dict[Extent, Turns] = {"quick": Turns(3, 0.03), "default": Turns(7, 0.1, 10.0), "full": Turns(7, 0.08, 3.0)}
 LENGTHS: dict[Extent, tuple[int, ...]] = {
     "quick": (),
     "default": (64, 1024, 65536),
@@ -198,9 +198,9 @@ def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
 
 def _bfloat16_jobs(plan: Plan) -> Iterator[Job]:
     cells = [cell for cell in plan.cells if cell in BFLOAT16_CELLS]
-    for threads, shape, cell, kind in product(plan.threads, plan.shapes, cells, KINDS):
-        title = f"{cell} {shape.name}, {kind}, bfloat16, threads {threads}"
-        yield _job(title, partial(_bfloat16, cell, shape, threads, kind), plan)
+    for shape, cell, kind in product(plan.shapes, cells, KINDS):
+        matches = partial(_bfloat16, cell, shape, plan.most_threads, kind)
+        yield _job(f"{cell} {shape.name}, {kind}, bfloat16", matches, plan)
 
 
 def _bfloat16(cell: str, shape: Shape, threads: int, kind: Kind) -> list[Match]:

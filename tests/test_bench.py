@@ -15,20 +15,31 @@ import pytest
 
 import rnnfast as rf
 from rnnfast.cli import main
-from rnnfast.recurrent import Recurrent
 
 pytest.importorskip("tqdm")
 from rnnfast.benchmarks import contenders, echo_state, language_model, peers, processes, streaming, suite, timing
 from rnnfast.benchmarks.contenders import Contender, Match
-from rnnfast.benchmarks.limits import Bandwidth
+from rnnfast.benchmarks.limits import LEVEL2, MEMORY, Bandwidth
 from rnnfast.benchmarks.report import markdown, seconds, table
 from rnnfast.benchmarks.results import Figure, Footprint, Memory, Results, Topic, Work
 from rnnfast.benchmarks.shapes import EXTENTS, Shape, load_shapes, shapes_of
-from rnnfast.benchmarks.targets import ONE_THREAD, TARGETS, Verdict, forward_bound, judge, training_bound
-from rnnfast.benchmarks.timing import Call, Sample, Turns, take_turns
-from rnnfast.benchmarks.variants import VARIANTS
+from rnnfast.benchmarks.targets import (
+    IN_FLOAT32,
+    ONE_THREAD,
+    TARGETS,
+    Verdict,
+    forward_bound,
+    judge,
+    next_multiple,
+    training_bound,
+)
+from rnnfast.benchmarks.timing import BESIDE_SECONDS, Call, Sample, Turns, take_turns
+from rnnfast.benchmarks.variants import FAMILY, VARIANTS
+
+from rnnfast.layers import __all__ as layer_names
 
 TINY = Shape("tiny", 5, 3, 4, 16)
+SQUARE = Shape("square", 5, 3, 16, 16)
 SOME = Shape("some", 100, 32, 128, 256)
 RESERVOIR = Shape("reservoir 30", 9, 2, 3, 30)
 BRIEF = Turns(1, 0.0001)
@@ -54,10 +65,12 @@ def figure(
     *,
     share: float = 0.9,
     threads: int = 1,
+    dtype: str = "float32",
     **ratios: float,
 ) -> Figure:
-    """One second a call, at a share of a peak of 100 GF/s; ratios by peer, blanks as underscores."""
-    work = Work(topic, cell, shape, threads, share * 1e11, 1e9)
+    """One second a call, at a share of a peak of 100 GF/s, 1 GB of arrays, 10 MB of weights of which a step reads 6;
+    ratios by peer, blanks as underscores."""
+    work = Work(topic, cell, shape, threads, share * 1e11, 1e9, dtype, 1e7, 6e6)
     return Figure(work, sample(1.0), {name.replace("_", " "): sample(ratio) for name, ratio in ratios.items()})
 
 
@@ -79,15 +92,41 @@ def test_each_extent_has_the_shapes_of_the_shorter_ones() -> None:
     assert quick < default < full == load_shapes().keys()
 
 
-def test_cells_are_all_recurrent_layers_the_usual_ones_first() -> None:
+def test_every_recurrent_layer_is_measured_the_usual_ones_first() -> None:
     assert tuple(VARIANTS)[:3] == USUAL
-    assert "Linear" not in VARIANTS
-    layers = {variant.layer for variant in VARIANTS.values()}
-    assert layers == {name for name in rf.__all__ if is_layer(getattr(rf, name))}
+    assert {variant.layer for variant in VARIANTS.values()} == set(layer_names)
+    assert tuple(VARIANTS)[3:] == FAMILY
 
 
-def is_layer(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Recurrent)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_is_a_layer_with_options(name: str) -> None:
+    layer = VARIANTS[name].make(3, 8)
+    assert (type(layer).__name__, layer.input_size, layer.hidden_size) == (VARIANTS[name].layer, 3, 8)
+    for option, value in VARIANTS[name].options.items():
+        assert getattr(layer, option) == (value(8) if callable(value) else value)
+
+
+def test_a_full_run_has_the_family_at_some_shapes_and_with_all_threads() -> None:
+    plan = suite.make_plan("full", threads=[1, 2])
+    assert {cell for _, cell in plan.layers(1)} == set(USUAL)
+    assert {cell for _, cell in plan.layers(2)} == set(VARIANTS)
+    shapes = {shape.name: shape for shape, cell in plan.layers(2) if cell == "SRU"}
+    assert shapes.keys() < load_shapes().keys()
+    assert {shape.I == shape.H for shape in shapes.values()} == {False, True}  # with and without a fourth block
+
+
+def test_what_is_named_is_measured_everywhere() -> None:
+    plan = suite.make_plan("quick", shapes=[TINY, SOME], cells=["SRU", "LSTM"], threads=[1, 2])
+    for threads in (1, 2):
+        assert [(s.name, cell) for s, cell in plan.layers(threads)] == [
+            (shape, cell) for shape in ("tiny", "some") for cell in ("SRU", "LSTM")
+        ]
+
+
+def test_heads_are_left_out_where_they_do_not_fit() -> None:
+    plan = suite.make_plan("quick", shapes=[TINY, Shape("odd", 5, 3, 4, 18)], cells=["SLSTM 4 heads"], threads=[1])
+    assert [shape.name for shape, _ in plan.layers(1)] == ["tiny"]
+    assert list(plan.left_out()) == ["SLSTM 4 heads: only where H is a multiple of 4"]
 
 
 @pytest.mark.parametrize("cell", USUAL)
@@ -97,6 +136,33 @@ def test_operations_count_two_for_each_weight_row_and_step(cell: str) -> None:
     forward = 2 * 5 * 3 * gates * 16 * (4 + 16)
     assert contenders.operations(problem, "forward") == forward
     assert contenders.operations(problem, "training") == 3 * forward
+
+
+def test_traffic_counts_what_training_keeps() -> None:
+    """Arrays of 5 × 3 steps of rows, of 4-byte numbers."""
+    steps, H, P = 5 * 3, 16, 8
+
+    def beside(outputs: int, parameters: int) -> int:  # x, y, dy, dx, the parameters and their gradients
+        return 4 * (3 * steps * 4 + 3 * steps * outputs + 3 * parameters)
+
+    for cell, outputs, kept in (
+        ("LSTM", H, 4 * H + H),  # gates and c
+        ("LSTM projection", P, 4 * H + H + H),  # and m
+        ("SRU", H, 4 * H + H),  # what the cell saves, and c
+        ("RNN", H, 0),
+    ):
+        problem = contenders.make_problem(cell, TINY, 1)
+        parameters = problem.layer.flat_params.size
+        assert problem.dy.shape == (5, 3, outputs)
+        assert contenders.traffic(problem, "training") == beside(outputs, parameters) + 4 * 2 * steps * kept, cell
+        assert contenders.traffic(problem, "forward") == 4 * (steps * (4 + outputs) + parameters)
+
+
+def test_every_step_reads_all_weights_but_those_of_x() -> None:
+    work = contenders.work_of(contenders.make_problem("LSTM projection", TINY, 1), "forward")
+    assert work.weights_a_step == 4 * (64 * 8 + 8 * 16)
+    assert work.weights == work.weights_a_step + 4 * 64 * 4
+    assert contenders.work_of(contenders.make_problem("IndRNN", TINY, 1), "forward").weights_a_step == 0
 
 
 def test_ragged_batches_are_half_full_and_count_only_their_steps() -> None:
@@ -130,6 +196,15 @@ def test_a_turn_lasts_as_long_as_it_should() -> None:
 
     take_turns({"a": Call(run, 1)}, Turns(1, 0.02))
     assert 2 < calls <= 21
+
+
+def test_where_calls_are_long_there_are_fewer_rounds_but_three() -> None:
+    turns = Turns(7, 0.1, 4.0)
+    assert turns.fitting([0.001, 0.001]) == 7
+    assert turns.fitting([0.4 - BESIDE_SECONDS, 0.4 - BESIDE_SECONDS]) == 5
+    assert turns.fitting([1.0, 60.0]) == 3
+    assert Turns(2, 0.1, 4.0).fitting([60.0]) == 2
+    assert Turns(7, 0.1).fitting([60.0]) == 7
 
 
 def test_shares_and_ratios_are_taken_within_a_round() -> None:
@@ -193,6 +268,42 @@ def test_pytorch_does_the_same_work(cell: str, kind: contenders.Kind) -> None:
         assert len(played.peers) == 2
 
 
+@pytest.mark.parametrize("kind", suite.KINDS)
+@pytest.mark.parametrize("shape", [TINY, SQUARE], ids=lambda shape: shape.name)
+@pytest.mark.parametrize("cell", FAMILY)
+def test_pytorch_composes_the_same_layer(cell: str, shape: Shape, kind: contenders.Kind) -> None:
+    """Outputs, dx and the gradient of every parameter, with the same random masks."""
+    pytest.importorskip("torch")
+    match = contenders.layer_match(contenders.make_problem(cell, shape, 1), kind, peers.builders(peers.FAMILY))
+    (played,) = contenders.play([match], BRIEF)
+    assert not played.failures
+    assert played.errors["PyTorch"] < 1e-5
+
+
+def test_a_loop_is_not_compiled_and_the_report_says_why() -> None:
+    pytest.importorskip("torch")
+    problem = contenders.make_problem("LSTM peephole", TINY, 1)
+    (played,) = contenders.play([contenders.layer_match(problem, "forward", peers.builders(peers.SLOW))], BRIEF)
+    assert "torch.compile: would unroll the loop over the steps and take minutes" in markdown(results(played))
+
+
+@pytest.mark.parametrize("kind", suite.KINDS)
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_bfloat16_has_the_answers_of_float32_and_of_pytorch(cell: str, kind: contenders.Kind) -> None:
+    pytest.importorskip("torch")
+    (played,) = contenders.play(suite._bfloat16(cell, TINY, 1, kind), BRIEF)
+    assert not played.failures
+    assert played.work.dtype == "bfloat16"
+    assert played.peers.keys() == {IN_FLOAT32, "PyTorch bf16"}
+    assert 1e-5 < played.errors[IN_FLOAT32] < contenders.BFLOAT16_TOLERANCE / 2
+
+
+def test_sums_in_bfloat16_may_be_the_worse_the_longer_they_are() -> None:
+    tolerance = contenders.bfloat16_sums_tolerance
+    assert tolerance(1) == tolerance(6) == contenders.BFLOAT16_TOLERANCE
+    assert tolerance(400) == 2 * tolerance(100)
+
+
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 def test_pytorch_trains_the_same_language_model(cell: str) -> None:
     pytest.importorskip("torch")
@@ -211,7 +322,6 @@ def test_reservoirpy_harvests_the_same_states() -> None:
     assert played.work.operations == 2 * 9 * 2 * (6 * 30 + 3 * 30)
 
 
-@pytest.mark.skipif(not hasattr(rf.LSTM, "stream"), reason="layers have no stream yet")
 def test_pytorch_streams_the_same_steps() -> None:
     pytest.importorskip("torch")
     match = streaming.match("LSTM", 16)
@@ -292,6 +402,51 @@ def test_ragged_batches_are_compared_with_the_better_way_of_pytorch() -> None:
     assert verdict("LSTM ragged", results(measured)).word == "missed"
 
 
+def test_compositions_are_judged_by_the_mean_over_the_shapes() -> None:
+    figures = [figure("training", "LSTM peephole", PyTorch=ratio) for ratio in (5.0, 50.0)]
+    mean = verdict("LSTM peephole training", results(*figures, figure("training", "LSTM", PyTorch=2.0)))
+    assert mean.word == "met"
+    assert mean.worst is not None
+    assert mean.worst.value == pytest.approx(250**0.5)
+
+
+def test_bfloat16_is_held_against_our_float32_and_pytorch() -> None:
+    wide = figure("training", "GRU", dtype="bfloat16", rnnfast_float32=1.5, PyTorch_bf16=2.5)
+    narrow = figure("training", "GRU", replace(SOME, H=128), dtype="bfloat16", rnnfast_float32=1.2, PyTorch_bf16=0.9)
+    measured = results(wide, narrow)
+    over_float32 = verdict("bfloat16 training over our float32", measured)
+    assert (over_float32.word, over_float32.of) == ("missed", 1)
+    each, mean = verdict("GRU bfloat16 training, each", measured), verdict("GRU bfloat16 training, geo", measured)
+    assert (each.kept, each.of) == (1, 2)
+    assert mean.worst is not None
+    assert mean.worst.value == pytest.approx(1.5)
+    assert verdict("GRU training, each over PyTorch", measured).word == "not measured"
+
+
+def test_one_row_is_held_against_the_cache_where_the_recurrent_product_is_most_of_the_work() -> None:
+    """30 steps a second, each of 6 MB, while the cache delivers 200 MB a second; the weights fit or not."""
+    name = "forward, share of the level-2 cache's bandwidth"
+    row = figure("forward", shape=Shape("row", 30, 1, 16, 128))
+    fitting = replace(row, work=replace(row.work, weights=7e5))
+    cache = [Bandwidth(LEVEL2, 1, 2e8)]
+    judged = verdict(name, results(fitting, bandwidths=cache))
+    assert judged.word == "met"
+    assert judged.worst is not None
+    assert judged.worst.value == pytest.approx(0.9)
+    square = replace(fitting, work=replace(fitting.work, shape=Shape("row", 30, 1, 128, 128)))
+    for measured in (results(row, square, bandwidths=cache), results(fitting)):
+        assert verdict(name, measured).word == "not measured"
+
+
+def test_a_hidden_size_is_held_against_the_next_multiple_of_16() -> None:
+    assert [next_multiple(hidden) for hidden in (1, 48, 100, 1500)] == [16, 64, 112, 1504]
+    odd = figure("padding", shape=replace(SOME, H=100))
+    next_one = replace(odd, work=replace(odd.work, shape=replace(SOME, H=112)), ours=sample(0.9))
+    judged = verdict("training at H = 48", results(odd, next_one))
+    assert (judged.word, judged.of) == ("missed", 1)
+    assert "| 100, 32, 128, 100 | LSTM | 1 | 90 % | 100 % | 1.11 |" in markdown(results(odd, next_one))
+
+
 def test_the_other_targets() -> None:
     step = figure("step", shape=Shape("step 64", 64, 1, 64, 64), ONNX_Runtime=5.0)
     assert verdict("streaming step, H = 64", results(step)).word == "met"
@@ -345,6 +500,21 @@ def test_a_report_says_what_was_measured_and_what_was_missed() -> None:
         assert line in text.splitlines()
 
 
+def test_the_family_has_a_table_with_the_share_of_memory_bandwidth() -> None:
+    measured = results(figure("forward", "SRU", PyTorch=9.0), bandwidths=[Bandwidth(MEMORY, 1, 4e9)])
+    text = markdown(measured)
+    assert "## The rest of the family" in text
+    assert "| some | 100, 32, 128, 256 | SRU | 1 | 1.00 s | 90 % | 25 % | – | 2.00 s | 9.00 | – | – |" in text
+    assert "## Layers\n" not in text
+
+
+def test_one_row_has_a_table_with_the_share_of_the_cache() -> None:
+    row = figure("forward", shape=Shape("row", 30, 1, 16, 128))
+    fitting = replace(row, work=replace(row.work, weights=7e5))
+    text = markdown(results(fitting, bandwidths=[Bandwidth(LEVEL2, 1, 2e8)]))
+    assert "| row | 30, 1, 16, 128 | LSTM | 1 | 6.00 MB | 1.00 s | 90 % | 90 % |" in text
+
+
 # ---- a run -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def only_us(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,6 +556,16 @@ def test_without_extras_only_layers_are_measured(capsys: pytest.CaptureFixture[s
     figures = json.loads(data.read_text())["figures"]
     measured = [(f["work"]["cell"], f["work"]["topic"], f["work"]["dtype"]) for f in figures]
     assert measured == [("GRU", kind, "float32") for kind in ("forward", "training")]
+
+
+@pytest.mark.usefixtures("only_us")
+def test_variants_are_named_with_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--quick", "--shapes", "5,3,4,16", "--cells", "LSTM peephole", "MinGRU", "--threads", "1"]
+    assert main(["bench", *arguments, "--rounds", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "`rnnfast bench --quick --shapes 5,3,4,16 --cells 'LSTM peephole' MinGRU --threads 1 --rounds 1`" in shown
+    assert "| 5,3,4,16 | 5, 3, 4, 16 | LSTM peephole | 1 |" in shown
+    assert "| 5,3,4,16 | 5, 3, 4, 16 | MinGRU | 1 |" in shown
 
 
 @pytest.mark.usefixtures("only_us")
@@ -438,7 +618,7 @@ def test_peak_memory_counts_what_training_keeps() -> None:
 
 
 def test_a_process_that_fails_is_told() -> None:
-    assert "cell: expected one of LSTM" in str(processes._memory("rnnfast", "TLSM", TINY, 1))
+    assert "cell: expected one of LSTM, GRU, RNN" in str(processes._memory("rnnfast", "TLSM", TINY, 1))
 
 
 def test_timed_is_a_mean() -> None:

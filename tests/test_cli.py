@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import os
 import re
@@ -16,12 +17,13 @@ import numpy as np
 import pytest
 
 import rnnfast as rf
-from rnnfast import language_model
+from rnnfast import _kernels, language_model, layers
 from rnnfast.cli import main
 from rnnfast.cli.files import default_text
 from rnnfast.corpus import Corpus, Vocabulary
 from rnnfast.language_model import LanguageModel
 
+ROOT = Path(__file__).resolve().parents[1]
 TEXT = "the cat sat on the mat.\nthe dog sat on the log.\n" * 20
 SMALL = ["--embedding", "4", "--hidden", "16", "--batch", "4", "--window", "16"]
 BRIEF = [*SMALL, "--steps", "5", "--eval-every", "2", "--sample-length", "20"]
@@ -171,6 +173,36 @@ def test_info_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for part in (rf.__version__, rf.isa, np.__version__, str(rf.get_num_threads()), "safetensors"):
         assert part in shown
+
+
+def test_info_has_every_cell_of_the_kernels_and_its_twin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--cells"]) == 0
+    cells, parameters, _ = capsys.readouterr().out.split("\n\n")
+    assert {line[9:].split()[0] for line in cells.splitlines()[2:]} == set(_kernels.cells())
+    header = ROOT / "cpp" / "cells" / "lstm.h"
+    lines = len(header.read_text().splitlines()) if header.exists() else 0
+    assert re.search(rf"^LSTM +lstm +i f g o +h c +lstm\.h +{lines or '[0-9]+'} +lstm\.py +\d+$", cells, re.MULTILINE)
+    assert re.search(r"^ +lstm_no_forget_peephole +peephole, forget_gate=False +i g o +h c$", cells, re.MULTILINE)
+    assert "–" not in cells  # no file is missing
+    for line in (
+        "LSTM weight_ih (4H, I), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,)",
+        "proj_size=P weight_hh (4H, P), weight_hr (P, H)",
+        "I = H weight_ih (3H, H), bias_ih (3H,)",
+        "num_heads=K weight_hh (4H, H/K)",
+        "zoneout, recurrent_dropout –",
+        "every, as bias=False no bias_ih, no bias_hh",
+    ):
+        assert line in [" ".join(row.split()) for row in parameters.splitlines()]
+
+
+@pytest.mark.parametrize("name", layers.__all__)
+def test_info_has_every_option_of_a_layer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--cells"]) == 0
+    shown = capsys.readouterr().out
+    refused = {"SLSTM": {"layer_norm", "zoneout"}}.get(name, set())
+    for option, parameter in inspect.signature(getattr(rf, name)).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY and option not in refused:
+            assert option in shown
 
 
 def test_gradflow_makes_a_table_and_a_picture(
@@ -360,6 +392,7 @@ def test_train_that_diverges_says_so(
         ([], "required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["generate"], "required: MODEL"),
+        (["info", "--cell"], "unknown arguments: --cell"),
         (["info", "--all"], "unknown arguments: --all"),
     ],
 )
