@@ -78,6 +78,11 @@ def test_the_m_of_an_slstm_begins_at_minus_infinity() -> None:
     assert not any(array.any() for name, array in trained(layer).items() if name != "initial_m")
     x = np.random.default_rng(0).standard_normal((4, 2, 3), np.float32)
     assert_same_bits(layer(x), rf.SLSTM(3, 5, seed=0)(x))
+    for optimizer in (rf.Adam(layer, lr=0.01, weight_decay=0.1), rf.SGD(layer, lr=0.1, momentum=0.9)):
+        y, _, tape = layer.forward(x)
+        layer.backward(tape, np.ones_like(y))
+        assert np.isfinite(optimizer.step(clip_norm=1.0))
+    assert np.isneginf(layer.params["initial_m"]).all() and layer.params["initial_h"].all()
     rf.initialize(layer, initial_m=0.0)
     rf.initialize(layer, initial_m="default")
     assert np.isneginf(layer.params["initial_m"]).all()

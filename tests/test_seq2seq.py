@@ -339,6 +339,11 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
         "decoder: expected a recurrent layer",
         lambda: rf.Seq2Seq(part(rf.GRU(2, 3)), part(rf.Linear(2, 3)), start=0, end=1),
     ),
+    "another projection": (
+        ValueError,
+        "the encoder, LSTM of 1 × 3 units, projected to 2, got LSTM of 1 × 3 units",
+        lambda: rf.Seq2Seq(part(rf.LSTM(2, 3, proj_size=2)), part(rf.LSTM(2, 3)), start=0, end=1),
+    ),
     "other states": (
         ValueError,
         "decoder: expected the states of the encoder, GRU of 1 × 3 units, got GRU of 1 × 4 units",

@@ -382,7 +382,8 @@ def _check_states(encoder: Sequential, decoder: Sequential) -> None:
 def _describe(module: Any) -> str:
     """What two states must have in common."""
     layers = module.num_layers * (2 if module.bidirectional else 1)
-    return f"{type(module).__name__} of {layers} × {module.hidden_size} units"
+    projected = f", projected to {module.proj_size}" if module.proj_size else ""
+    return f"{type(module).__name__} of {layers} × {module.hidden_size} units{projected}"
 
 
 def _pair(name: str, value: Any) -> tuple[Any, Any]:
