@@ -257,7 +257,7 @@ def train(cell: str, **options: Any) -> list[float]:
     optimizer = rf.Adam(model, lr=0.01)
     random = np.random.default_rng(0)
     losses = []
-    for _ in range(150):
+    for _ in range(120):
         x = random.standard_normal((10, 64, 6), np.float32)
         logits, _, tape = model.forward(x)
         loss, dlogits = rf.softmax_cross_entropy(logits, x[..., 0].argmax(axis=0))
@@ -268,7 +268,7 @@ def train(cell: str, **options: Any) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "slstm"])
+@pytest.mark.parametrize("cell", ["lstm", "slstm"])
 def test_training_comes_as_far_as_in_float32(cell: str) -> None:
     single, got = train(cell), train(cell, **BFLOAT16)
     end, of_single = np.mean(got[-20:]), np.mean(single[-20:])
