@@ -116,8 +116,8 @@ inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps
   return {data, steps};
 }
 
-// Calls advance() without the lock until it says that nothing is left; between two calls, each at most some 50 ms of
-// work, a signal (Ctrl-C) gets its chance.
+// Calls advance() without the lock until it says that nothing is left; between two calls, each some 50 ms of work
+// (of a recurrent layer a step at least), a signal (Ctrl-C) gets its chance.
 template <class Advance> void run_in_blocks(Advance advance) {
   for (bool more = true; more;) {
     {
