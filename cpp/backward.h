@@ -25,40 +25,40 @@ template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
       : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_, Arithmetic<E>::numbers),
-        pace_(6.0 * batch_ * layer.cell.gates * layer.hidden() * (layer.weights.input + layer.hidden())),
-        step_(layer.timeline.steps()) {
+        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_, Arithmetic<E>::numbers), step_(layer.timeline.steps()) {
     const std::vector<Stage<T>> stages = layer.stages();
     const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
     stages_.reserve(stages.size());
     for (const Stage<T>& stage : stages)
       stages_.emplace_back(stage, layer, chunk_, plan_.width, most, static_cast<bool>(adjoints_.dx));
-    for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) start_dstate(k);
+    for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) dstate_[k] = Buffer<T>({batch_, padded(k)});
     if (layer.weights.projects()) doutput_ = Buffer<T>({batch_, layer.vectors() * N});
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
-    parallel(plan_.threads, [&](int thread, int count) {
-      for (BackwardStage<T, E>& stage : stages_) stage.pack(thread, count);
-      if (adjoints_.resume) exchange(thread, count, TakeUp{});
-    });
   }
 
-  // Runs one chunk of steps; false when all is done. Nothing of the caller's gradients changes before the last call.
-  bool advance() {
-    if (step_ > 0) {
-      const index begin = begin_chunk();
-      pace_.start();
-      parallel(plan_.threads, [&](int thread, int count) { run(workers_[thread], begin, thread, count); });
-      pace_.stop(step_ - begin);
-      step_ = begin;
-    }
-    if (step_ > 0) return true;
-    finish();
-    return false;
+  // Nothing of the caller's gradients changes before all else is done.
+  void run(Signals& signals) {
+    parallel(plan_.threads, [&](int thread, int count) {
+      Worker& worker = workers_[static_cast<std::size_t>(thread)];
+      for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
+      start_dstates(share(batch_, thread, count), signals);
+      barrier_.wait(count, [&] { begin_chunk(); });
+      if (adjoints_.resume) exchange(thread, count, TakeUp{});
+      while (begin_ < step_) {
+        run_chunk(worker, thread, count, signals);
+        barrier_.wait(count, [&] { signals.stopped() ? skip_rest() : begin_chunk(); });
+      }
+      initial_gradient(worker, share(batch_, thread, count), signals);
+      barrier_.wait(count, [&] { signals.agree(); });
+      if (signals.agreed()) return;
+      adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
+    });
   }
 
  private:
   static constexpr index N = Vec<T>::lanes;
   static constexpr index rows_a_chunk = 256;
+  static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
 
   struct Worker {
     explicit Worker(const Backward& b) : rows(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)) {
@@ -85,44 +85,46 @@ template <class T, class E> class Backward {
   T* dstate_at(int k, index r) const { return dstate_[static_cast<std::size_t>(k)].get() + r * padded(k); }
   const BackwardStage<T, E>& reads_h() const { return stages_.front(); }
 
-  void start_dstate(int k) {
-    dstate_[k] = Buffer<T>({batch_, padded(k)});
-    dstate_[k].fill(T(0));
-    if (k >= layer_.cell.states || !adjoints_.dfinal[k]) return;
-    for (index r = 0; r < batch_; r++)
-      std::copy_n(adjoints_.dfinal[k] + layer_.timeline.batch_row(r) * layer_.width(k), layer_.width(k),
-                  dstate_at(k, r));
+  void start_dstates(Range rows, Signals& signals) {
+    for (index r = rows.begin; r < rows.end; r++)
+      for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++) {
+        if (signals.stop(work_of_memory * static_cast<double>(padded(k)))) return;
+        std::fill_n(dstate_at(k, r), padded(k), T(0));
+        if (k < layer_.cell.states && adjoints_.dfinal[k])
+          std::copy_n(adjoints_.dfinal[k] + layer_.timeline.batch_row(r) * layer_.width(k), layer_.width(k),
+                      dstate_at(k, r));
+      }
   }
 
-  // The rows of the chunk that ends at step_, last step first; gives its first step.
-  index begin_chunk() {
+  // What is to be done next: the steps [begin_, step_), whose rows make a chunk, last step first.
+  void begin_chunk() {
+    step_ = begin_;
     chunk_.clear();
-    index s = step_;
-    while (s > 0 && step_ - s < pace_.steps() && chunk_.rows() < rows_a_chunk) {
-      s--;
-      chunk_.add_step(s, layer_.timeline.live(s));
+    while (begin_ > 0 && chunk_.rows() < rows_a_chunk) {
+      begin_--;
+      chunk_.add_step(begin_, layer_.timeline.live(begin_));
     }
     for (BackwardStage<T, E>& stage : stages_) stage.begin(chunk_);
-    return s;
   }
+  void skip_rest() { step_ = begin_; }
 
-  void run(Worker& worker, index begin, int thread, int count) {
+  void run_chunk(Worker& worker, int thread, int count, Signals& signals) {
     const auto rows = plan_.by_rows ? layer_.timeline.share_rows(thread, count) : Range{0, batch_};
     index rows_after = 0;  // of the step after, if the worker still points at it
-    for (index s = step_; s-- > begin;) {
+    for (index s = step_; s-- > begin_;) {
       const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
       point(worker, s, rows.begin, live, rows_after);
       rows_after = live;
       const Range part = plan_.by_rows ? Range{0, 1} : Range{thread, count};
       for (BackwardStage<T, E>& stage : stages_) stage.set_rows(layer_, worker.rows, chunk_, s, rows.begin, live, part);
-      step(worker, s, rows.begin, live, thread, count);
+      step(worker, s, rows.begin, live, thread, count, signals);
     }
     barrier_.wait(count);
-    if (adjoints_.dx) input_gradient(worker, share(chunk_.rows(), thread, count));
-    for (BackwardStage<T, E>& stage : stages_) stage.pack_operands(thread, count);
+    if (adjoints_.dx) input_gradient(worker, share(chunk_.rows(), thread, count), signals);
+    for (BackwardStage<T, E>& stage : stages_) stage.pack_operands(thread, count, signals);
     barrier_.wait(count);
     for (BackwardStage<T, E>& stage : stages_)
-      stage.add_weights(chunk_, begin, layer_.timeline.live(begin), thread, count);
+      stage.add_weights(chunk_, begin_, layer_.timeline.live(begin_), thread, count, signals);
   }
 
   void point(Worker& worker, index s, index first, index rows, index rows_after) {
@@ -133,7 +135,7 @@ template <class T, class E> class Backward {
     }
   }
 
-  void step(Worker& worker, index s, index first, index rows, int thread, int count) {
+  void step(Worker& worker, index s, index first, index rows, int thread, int count, Signals& signals) {
     const Timeline& timeline = layer_.timeline;
     const index running = s + 1 < timeline.steps() ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
     const Now now{s, first, rows, running};
@@ -149,7 +151,7 @@ template <class T, class E> class Backward {
       } else {
         for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(chunk_.row_of(s, first + i));
       }
-      run_stage(worker, now, stage, reader, last, blocks);
+      run_stage(worker, now, stage, reader, last, blocks, signals);
       stage.scale_operands(layer_, chunk_, s, first, rows, plan_.by_rows ? Range{0, 1} : Range{thread, count});
       if (plan_.waits) barrier_.wait(count);
     }
@@ -178,14 +180,15 @@ template <class T, class E> class Backward {
   }
 
   void run_stage(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, const BackwardStage<T, E>& reader,
-                 bool last, Range blocks) {
+                 bool last, Range blocks, Signals& signals) {
     const PackedColumns<E>& to_operand = reader.to_operand;
     const index stride = to_operand.columns_of(blocks) * N;
     const index with_dz = last ? now.running : now.rows;
     for (index i = 0; i < now.rows;) {
       const index rows = even_part(now.rows - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
+      if (signals.stop(work_of_equations * static_cast<double>(rows * stride))) return;
       T* dh = worker.dh.get();
-      to_operand.multiply_into(worker.dz.data() + i, made, reader.product_jump(), blocks, false, dh, stride);
+      to_operand.multiply_into(worker.dz.data() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
       std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
       if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
       for (index j = blocks.begin; j < blocks.end; j++) {
@@ -270,13 +273,13 @@ template <class T, class E> class Backward {
     stage.what.phase->backward(block);
   }
 
-  void input_gradient(Worker& worker, Range rows) {
+  void input_gradient(Worker& worker, Range rows, Signals& signals) {
     const index stride = stages_.front().to_input.columns() * N;
     T* z = worker.dx.get();
-    for (index q = rows.begin; q < rows.end;) {
+    for (index q = rows.begin; q < rows.end && !signals.stopped();) {
       const index n = even_part(rows.end - q, dx_rows());
       for (index p = 0; p < static_cast<index>(stages_.size()); p++)
-        stages_[p].add_input_gradient(chunk_, q, n, p > 0, z, stride);
+        stages_[p].add_input_gradient(chunk_, q, n, p > 0, z, stride, signals);
       for (index i = 0; i < n; i++) write_dx(z + i * stride, dx_row(q + i));
       q += n;
     }
@@ -303,21 +306,16 @@ template <class T, class E> class Backward {
     return adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
   }
 
-  // The gradient of the initial state, zeros of dx past the lengths, and the sums into the caller's gradients.
-  void finish() {
-    parallel(plan_.threads, [&](int thread, int count) {
-      initial_gradient(workers_[thread], share(batch_, thread, count));
-      adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
-    });
-  }
-
   template <class Meet> void exchange(int thread, int count, Meet meet) const {
     for (const BackwardStage<T, E>& stage : stages_) stage.exchange(adjoints_.gradients, layer_, thread, count, meet);
   }
 
-  void initial_gradient(Worker& worker, Range rows) {
+  // The gradient of the initial state, and zeros of dx past the lengths.
+  void initial_gradient(Worker& worker, Range rows, Signals& signals) {
     const Timeline& timeline = layer_.timeline;
-    for (index r = rows.begin; r < rows.end; r++) {
+    const double row_work =
+        work_of_memory * static_cast<double>(layer_.cell.states * layer_.hidden() + adjoints_.dx.width);
+    for (index r = rows.begin; r < rows.end && !signals.stop(row_work); r++) {
       const index b = timeline.batch_row(r);
       const bool given = starts_as_given(r);
       for (int k = 0; k < layer_.cell.states; k++) {
@@ -332,11 +330,11 @@ template <class T, class E> class Backward {
     const PackedColumns<E>& to_operand = reads_h().to_operand;
     const index last = std::min(rows.end, timeline.live(0)), stride = to_operand.columns() * N;
     T* dh = worker.dh.get();
-    for (index first = rows.begin; first < last;) {
+    for (index first = rows.begin; first < last && !signals.stopped();) {
       const index n = even_part(last - first, rows_in_cache);
       for (index i = 0; i < n; i++) worker.dz[i] = reads_h().product_row(first + i);
       to_operand.multiply_into(worker.dz.data(), n, reads_h().product_jump(), to_operand.all_blocks(), false, dh,
-                               stride);
+                               stride, signals);
       if (layer_.operand_scale) scale_dh({0, first, n, n}, 0, n, to_operand, to_operand.all_blocks(), dh, stride);
       for (index i = 0; i < n; i++) {
         if (!starts_as_given(first + i)) continue;
@@ -359,9 +357,8 @@ template <class T, class E> class Backward {
   ChunkRows chunk_;
   std::vector<BackwardStage<T, E>> stages_;
   std::array<Buffer<T>, most_states + most_carried> dstate_;
-  Buffer<T> doutput_;  // where a cell that is projected leaves what it says of h
-  Pace pace_;
-  index step_;  // steps at or after this one are done
+  Buffer<T> doutput_;           // where a cell that is projected leaves what it says of h
+  index step_, begin_ = step_;  // of the chunk: steps at or after step_ are done
   std::vector<Worker> workers_;
   Barrier barrier_;
 };

@@ -21,7 +21,10 @@ class ChunkRows {
  public:
   // `numbers`: rows of one step that a product sums together, as an element.
   ChunkRows(index most_rows, index batch, index numbers)
-      : batch_(batch), capacity_(batch + most_rows + 1), numbers_(numbers) {}
+      : batch_(batch), capacity_(batch + most_rows + 1), numbers_(numbers) {
+    places_.reserve(static_cast<std::size_t>(most_rows));
+    first_row_.reserve(places_.capacity()), first_in_order_.reserve(places_.capacity());
+  }
 
   index capacity() const { return capacity_; }
   index batch() const { return batch_; }
@@ -40,6 +43,7 @@ class ChunkRows {
   // The order in which products over rows take them, each step filled up to whole elements.
   index order_of(index s, index r) const { return first_in_order_[static_cast<std::size_t>(top_ - s)] + r; }
   index length() const { return length_; }
+  index most_length() const { return static_cast<index>(places_.capacity()) * numbers_; }
   // Step and row of the q-th.
   std::pair<index, index> place(index q) const { return places_[static_cast<std::size_t>(q)]; }
 
@@ -65,15 +69,15 @@ template <class T, class E> class BackwardStage {
       : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, width, most_columns),
         sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()), batch_(chunk.batch()),
         input_feed_(stage.input_feed()), recurrent_feed_(stage.recurrent_feed()),
+        input_biases_(feed_of(stage.phase->accumulators, &Accumulator::x)),
+        recurrent_biases_(feed_of(stage.phase->accumulators, &Accumulator::h)),
         dz_({stage.vectors(), capacity_, stage.accumulators(), N}),
         dinput_(input_feed_, stage.units, stage.input, capacity_),
         drecurrent_(recurrent_feed_, stage.units, stage.recurrent, capacity_),
         dbias_(stage.accumulators(), stage.units), dof_units_(stage.phase->unit_weights, stage.units) {
-    dz_.fill(T(0));
     if (wants_dx) to_input = PackedColumns<E>(input_feed_, stage.input, stage.units, panel_width(0));
     if (normed()) {
       parts_ = Buffer<T>({stage.vectors(), capacity_, sums_, N});
-      parts_.fill(T(0));
       std::vector<UnitWeight> gains;
       for (const Accumulator& part : stage.sums) gains.push_back({accumulator_of(part), 0, false});
       dgains_ = UnitWeightGradient<T>(std::move(gains), stage.units);
@@ -81,12 +85,15 @@ template <class T, class E> class BackwardStage {
     }
     if constexpr (!same) {
       elements_ = Buffer<E>({stage.vectors(), capacity_, sums_ * N / numbers});
-      std::fill_n(elements_.get(), elements_.size(), E{});
       pairs_ = Buffer<E>({stage.vectors(), capacity_, sums_, N});
     }
     if (layer.operand_scale && stage.scaled && reads_operand())
       scaled_ = Buffer<T>({capacity_, stage.recurrent.columns * stage.recurrent.groups});
     unit_rows_.resize(stage.phase->unit_weights.size());
+    for (std::vector<const T*>* rows : {&x_rows_, &operand_rows_})
+      rows->reserve(static_cast<std::size_t>(chunk.most_length()));
+    for (auto* all : {&unit_rows_, &norm_rows_})
+      for (auto& rows : *all) rows.reserve(static_cast<std::size_t>(chunk.most_length()));
   }
 
   Stage<T> what;
@@ -94,12 +101,22 @@ template <class T, class E> class BackwardStage {
 
   bool reads_operand() const { return !recurrent_feed_.gates.empty(); }
 
-  void pack(int thread, int count) {
-    const auto of_operand = share(to_operand.blocks(), thread, count),
-               of_input = share(to_input.blocks(), thread, count);
-    if (reads_operand())
-      for (index j = of_operand.begin; j < of_operand.end; j++) to_operand.pack(j);
-    for (index j = of_input.begin; j < of_input.end; j++) to_input.pack(j);
+  // This thread's part of the packed weights, and zeros where sums and rows begin with them.
+  void start(int thread, int count, Signals& signals) {
+    for (PackedColumns<E>* weights : {&to_operand, &to_input}) {
+      if (weights == &to_operand && !reads_operand()) continue;
+      const Range blocks = share(weights->blocks(), thread, count);
+      for (index j = blocks.begin; j < blocks.end && !signals.stop(weights->work_of_packing(j)); j++) weights->pack(j);
+    }
+    const Range vectors = share(what.vectors(), thread, count);
+    for (index v = vectors.begin; v < vectors.end; v++) {
+      for (const WeightGradient<E>* sums : {&dinput_, &drecurrent_})
+        if (!signals.stop(work_of_memory * sums->work(1))) sums->clear(v);
+      if (signals.stop(work_of_memory * static_cast<double>(rows_to_clear(v) * sums_ * N))) return;
+      clear_rows(v, dz_);
+      if (normed()) clear_rows(v, parts_);
+      if constexpr (!same) clear_rows(v, elements_);
+    }
   }
 
   // ---- the rows of a chunk -----------------------------------------------------------------------------------------
@@ -175,10 +192,11 @@ template <class T, class E> class BackwardStage {
 
   // ---- products over the chunk -------------------------------------------------------------------------------------
   // dx of rows [q, q + rows) of the chunk, or added to what z is.
-  void add_input_gradient(const ChunkRows& chunk, index q, index rows, bool add, T* z, index stride) const {
+  void add_input_gradient(const ChunkRows& chunk, index q, index rows, bool add, T* z, index stride,
+                          Signals& signals) const {
     std::array<const E*, 96> dz;
     for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(chunk.batch() + q + i);
-    to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride);
+    to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride, signals);
     for (index a = 0; a < what.accumulators(); a++) {
       if (what.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
       for (index i = 0; i < rows; i++)
@@ -187,31 +205,32 @@ template <class T, class E> class BackwardStage {
     }
   }
 
-  void pack_operands(int thread, int count) {
+  void pack_operands(int thread, int count, Signals& signals) {
     const index length = static_cast<index>(x_rows_.size()) / numbers;
     const auto of_x = share(dinput_.all_columns(), thread, count),
                of_o = share(drecurrent_.all_columns(), thread, count);
-    if (!input_feed_.gates.empty()) dinput_.pack(x_rows_.data(), length, of_x.begin, of_x.end);
-    if (reads_operand()) drecurrent_.pack(operand_rows_.data(), length, of_o.begin, of_o.end);
+    if (!input_feed_.gates.empty()) dinput_.pack(x_rows_.data(), length, of_x, signals);
+    if (reads_operand()) drecurrent_.pack(operand_rows_.data(), length, of_o, signals);
   }
 
   // The sums of this thread's vectors of units; then the rows of the chunk's first step become those of the step after.
-  void add_weights(const ChunkRows& chunk, index begin, index live, int thread, int count) const {
+  void add_weights(const ChunkRows& chunk, index begin, index live, int thread, int count, Signals& signals) const {
     const auto own = share(what.vectors(), thread, count);
     const DzView<T> dz{dz_.get(), capacity_, what.accumulators()};
     if constexpr (same) {
-      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, batch_, rows_, own);
+      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, batch_, rows_, own, signals);
     } else {
       for (index v = own.begin; v < own.end; v++) make_pairs(chunk, v);
-      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, static_cast<index>(x_rows_.size()) / numbers, own);
+      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, static_cast<index>(x_rows_.size()) / numbers, own,
+                   signals);
     }
-    dbias_.add(dz, batch_, rows_, own.begin, own.end);
-    for (std::size_t k = 0; k < unit_rows_.size(); k++)
-      dof_units_.add(static_cast<index>(k), dz, batch_, unit_rows_[k].data(), rows_, own.begin, own.end);
-    for (std::size_t q = 0; q < norm_rows_.size(); q++)
-      dgains_.add(static_cast<index>(q), dz, batch_, norm_rows_[q].data(), rows_, own.begin, own.end);
     const index width = sums_ * N / numbers;
-    for (index v = own.begin; v < own.end; v++) {
+    for (index v = own.begin; v < own.end && !signals.stop(static_cast<double>(rows_ * sums_ * N)); v++) {
+      dbias_.add(dz, batch_, rows_, v, v + 1);
+      for (std::size_t k = 0; k < unit_rows_.size(); k++)
+        dof_units_.add(static_cast<index>(k), dz, batch_, unit_rows_[k].data(), rows_, v, v + 1);
+      for (std::size_t q = 0; q < norm_rows_.size(); q++)
+        dgains_.add(static_cast<index>(q), dz, batch_, norm_rows_[q].data(), rows_, v, v + 1);
       E* at = const_cast<E*>(product_row(0)) + v * product_jump();
       std::copy_n(at + chunk.row_of(begin, 0) * width, live * width, at);
     }
@@ -227,12 +246,10 @@ template <class T, class E> class BackwardStage {
       drecurrent_.exchange(to.hh, hh.begin, hh.end, meet, layer.weights.output / layer.weights.heads);
     }
     if (thread > 0) return;
-    const Feed x = feed_of(what.phase->accumulators, &Accumulator::x),
-               h = feed_of(what.phase->accumulators, &Accumulator::h);
     for (T* bias : {to.bias_ih, to.norm_ih_bias})
-      if (bias && !what.projection) dbias_.exchange(x, bias, meet);
+      if (bias && !what.projection) dbias_.exchange(input_biases_, bias, meet);
     for (T* bias : {to.bias_hh, to.norm_hh_bias})
-      if (bias && !what.projection) dbias_.exchange(h, bias, meet);
+      if (bias && !what.projection) dbias_.exchange(recurrent_biases_, bias, meet);
     for (index k = 0; k < dof_units_.count(); k++)
       dof_units_.exchange(k, to.of_units[static_cast<std::size_t>(what.unit_weight + k)], meet);
     for (index q = 0; q < dgains_.count(); q++) {
@@ -281,9 +298,16 @@ template <class T, class E> class BackwardStage {
     }
   }
 
-  void add_products(const DzView<E>& dz, index first_row, index rows, Range own) const {
-    if (!input_feed_.gates.empty()) dinput_.add(dz, first_row, rows, own.begin, own.end);
-    if (reads_operand()) drecurrent_.add(dz, first_row, rows, own.begin, own.end);
+  // The last row, at which a reset state points; of a vector past the last unit, whose lanes no cell writes, all rows.
+  index rows_to_clear(index v) const { return (v + 1) * N > what.units ? capacity_ : 1; }
+  template <class A> void clear_rows(index v, const Buffer<A>& rows) const {
+    const index width = rows.size() / (what.vectors() * capacity_), count = rows_to_clear(v);
+    std::fill_n(rows.get() + ((v + 1) * capacity_ - count) * width, count * width, A{});
+  }
+
+  void add_products(const DzView<E>& dz, index first_row, index rows, Range own, Signals& signals) const {
+    if (!input_feed_.gates.empty()) dinput_.add(dz, first_row, rows, own, signals);
+    if (reads_operand()) drecurrent_.add(dz, first_row, rows, own, signals);
   }
 
   void make_pairs(const ChunkRows& chunk, index v) const {
@@ -297,8 +321,9 @@ template <class T, class E> class BackwardStage {
 
   index sums_, capacity_, batch_, rows_ = 0;
   Feed input_feed_, recurrent_feed_;
-  Buffer<T> dz_, parts_;        // [vector][row][accumulator, or part of a gate][lane]
-  Buffer<E> elements_, pairs_;  // pairs of lanes, and of rows: [vector][row or pair of rows][part][lane]
+  Feed input_biases_, recurrent_biases_;  // the accumulators that a bias enters
+  Buffer<T> dz_, parts_;                  // [vector][row][accumulator, or part of a gate][lane]
+  Buffer<E> elements_, pairs_;            // pairs of lanes, and of rows: [vector][row or pair of rows][part][lane]
   Buffer<T> scaled_;
   WeightGradient<E> dinput_, drecurrent_;
   BiasGradient<T> dbias_;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "signals.h"
 #include "views.h"
 
 namespace rnnfast {
@@ -116,16 +117,18 @@ inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps
   return {data, steps};
 }
 
-// Calls advance() without the lock until it says that nothing is left; between two calls, each some 50 ms of work
-// (of a recurrent layer a step at least), a signal (Ctrl-C) gets its chance.
-template <class Advance> void run_in_blocks(Advance advance) {
-  for (bool more = true; more;) {
-    {
-      py::gil_scoped_release unlocked;
-      more = advance();
-    }
-    if (more && PyErr_CheckSignals() != 0) throw py::error_already_set();
+// Runs body(signals) without the lock. Every 30 ms or so this thread takes it and lets Python's handlers run; if one
+// raises (Ctrl-C), the body ends soon and the exception goes on from here.
+template <class Body> void run_unlocked(const Body& body) {
+  Signals signals([] {
+    const py::gil_scoped_acquire locked;
+    return PyErr_CheckSignals() != 0;
+  });
+  {
+    const py::gil_scoped_release unlocked;
+    body(signals);
   }
+  if (signals.stopped()) throw py::error_already_set();
 }
 
 void bind_forward(py::module_& m);

@@ -13,16 +13,15 @@ namespace {
 using Integers = Array<std::int64_t>;
 using MaybeIntegers = MaybeArray<std::int64_t>;
 
-// body(block, rows) for all blocks, without the lock; signals are looked at between stretches. Nothing that is
-// interrupted leaves a trace but in outputs that the caller then throws away.
+// body(block, rows) for all blocks, without the lock. They are dealt to the threads one by one, since those whose work
+// is cheap, such as padding, lie together. Nothing that is interrupted leaves a trace but in outputs that the caller
+// then throws away.
 template <class Body> void run_over(const RowBlocks& blocks, int num_threads, const Body& body) {
-  const int threads = worthwhile_threads(num_threads, blocks.elements());
-  index next = 0;
-  run_in_blocks([&] {
-    const Range stretch = blocks.stretch(next);
-    deal(threads, stretch, [&](index block) { body(block, blocks[block]); });
-    next = stretch.end;
-    return next < blocks.count();
+  run_unlocked([&](Signals& signals) {
+    parallel(worthwhile_threads(num_threads, blocks.elements()), [&](int thread, int count) {
+      for (index block = thread; block < blocks.count() && !signals.stop(blocks.work()); block += count)
+        body(block, blocks[block]);
+    });
   });
 }
 

@@ -18,13 +18,9 @@ inline Resets resets_view(const MaybeResets& resets, index steps, index batch) {
   return {resets->data(), resets->strides(0), resets->strides(1)};
 }
 
-// Makes the driver and runs it to its end, all without the lock; between two blocks signals get their chance.
+// Makes the driver and runs it, all without the lock.
 template <class Driver, class... Arguments> void drive(Arguments&... arguments) {
-  std::optional<Driver> driver;
-  run_in_blocks([&] {
-    if (!driver) driver.emplace(arguments...);
-    return driver->advance();
-  });
+  run_unlocked([&](Signals& signals) { Driver(arguments...).run(signals); });
 }
 
 template <class A> void check_count(const char* name, const A& arrays, int expected) {

@@ -91,11 +91,9 @@ template <class T> void scan(const Reservoir<T>& reservoir, const MaybeArray<T>&
     reject("resets", shape_text(std::initializer_list<index>{steps, batch}), *resets);
   const Resets cuts = resets ? Resets{resets->data(), resets->strides(0), resets->strides(1)} : Resets{};
   const Lengths valid = lengths_view(lengths, steps, batch);
-  std::optional<ReservoirScan<T>> running;
-  run_in_blocks([&] {
-    if (!running)
-      running.emplace(reservoir, call, Timeline(steps, batch, valid, cuts, false), resets.has_value(), num_threads);
-    return running->advance();
+  run_unlocked([&](Signals& signals) {
+    ReservoirScan<T>(reservoir, call, Timeline(steps, batch, valid, cuts, false), resets.has_value(), num_threads)
+        .run(signals);
   });
 }
 

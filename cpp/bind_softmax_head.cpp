@@ -33,12 +33,13 @@ template <class T> double softmax_head(const Array<T>& x, const Array<T>& weight
   if (dx) to.dx = sequence_out("dx", *dx, steps, batch, input);
   to.dweight = dense_out("dweight", dweight, {classes, input});
   to.dbias = dense_out("dbias", dbias, {classes});
-  std::optional<SoftmaxHead<T>> head;
-  run_in_blocks([&] {
-    if (!head) head.emplace(from, w, b, classes, labels, to, num_threads);
-    return head->advance();
+  double loss = 0;
+  run_unlocked([&](Signals& signals) {
+    SoftmaxHead<T> head(from, w, b, classes, labels, to, num_threads);
+    head.run(signals);
+    loss = head.loss();
   });
-  return head->loss();
+  return loss;
 }
 
 template <class T> void bind_type(py::module_& m) {

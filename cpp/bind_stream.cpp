@@ -62,10 +62,12 @@ template <class T> Array<T> stream_step(AnyStream<T>& stream, const py::object& 
   Array<T> y({stream.batch(), stream.output()});
   const T* in = from.data();
   T* out = y.mutable_data();
-  std::optional<py::gil_scoped_release> unlocked;
-  if (stream.large()) unlocked.emplace();
-  stream.step(in, out);
-  unlocked.reset();
+  if (stream.large()) {
+    run_unlocked([&](Signals& signals) { stream.step(in, out, signals); });
+  } else {
+    Signals signals(never_stop);
+    stream.step(in, out, signals);
+  }
   return y;
 }
 

@@ -26,13 +26,19 @@ class LiveRows {
   index count() const { return static_cast<index>(at_.size()); }
   Place operator[](index row) const { return at_[static_cast<std::size_t>(row)]; }
   template <class T> T* of(const Sequence<T>& a, index row) const { return a.at((*this)[row].t, (*this)[row].b); }
+  template <class T> std::vector<T*> all(const Sequence<T>& a) const {
+    std::vector<T*> rows;
+    rows.reserve(at_.size());
+    for (index row = 0; row < count(); row++) rows.push_back(of(a, row));
+    return rows;
+  }
 
  private:
   std::vector<Place> at_;
 };
 
-template <class T> void clear_past(const Sequence<T>& a, Lengths lengths) {
-  for (index b = 0; b < a.batch; b++)
+template <class T> void clear_past(const Sequence<T>& a, Lengths lengths, Range rows) {
+  for (index b = rows.begin; b < rows.end; b++)
     for (index t = lengths(b); t < a.steps; t++) std::fill_n(a.at(t, b), a.width, T(0));
 }
 
@@ -53,13 +59,15 @@ template <class T> class LinearProduct {
   static Buffer<T> scratch() { return Buffer<T>({rows_in_cache, block_, N}); }
   Range all_blocks() const { return {0, ceil_div(vectors_, block_)}; }
 
-  void pack(Range blocks) {
-    for (index j = blocks.begin; j < blocks.end; j++) packed_.pack(j * block_, vectors_of(j));
+  void pack(Range blocks, Signals& signals) {
+    for (index j = blocks.begin; j < blocks.end && !signals.stop(work(j, 1)); j++)
+      packed_.pack(j * block_, vectors_of(j));
   }
 
   // to(i) = W x[i] + b for i < n ≤ rows_in_cache, the outputs of these blocks; z: scratch().
-  template <class To> void multiply(const T* const* x, index n, Range blocks, T* z, const To& to) const {
-    for (index j = blocks.begin; j < blocks.end; j++) {
+  template <class To>
+  void multiply(const T* const* x, index n, Range blocks, T* z, const To& to, Signals& signals) const {
+    for (index j = blocks.begin; j < blocks.end && !signals.stop(work(j, n)); j++) {
       const index first = j * block_ * N, stride = vectors_of(j) * N, valid = std::min(stride, output_ - first);
       packed_.multiply_into(x, nullptr, n, j * block_, vectors_of(j), Make::all, bias_.get() + first, z, stride);
       for (index i = 0; i < n; i++) std::copy_n(z + i * stride, valid, to(i) + first);
@@ -71,6 +79,9 @@ template <class T> class LinearProduct {
   static constexpr index block_ = 2 * panel_width(0);
 
   index vectors_of(index j) const { return std::min(block_, vectors_ - j * block_); }
+  double work(index j, index rows) const {
+    return static_cast<double>(rows * vectors_of(j) * packed_.elements_a_vector());
+  }
 
   index output_, vectors_;
   PackedRows<T> packed_;
@@ -92,51 +103,56 @@ template <class T> class LinearGradient {
   }
 
   // A thread's share of what is done once, before the first chunk.
-  void pack(int thread, int count) {
+  void start(int thread, int count, Signals& signals) {
+    const Range vectors = share(vectors_, thread, count);
+    for (index v = vectors.begin; v < vectors.end && !signals.stop(work_of_memory * weight_gradient_.work(1)); v++)
+      weight_gradient_.clear(v);
     if (z_.empty()) return;
     const Range own = share(to_input_.blocks(), thread, count);
-    for (index j = own.begin; j < own.end; j++) to_input_.pack(j);
+    for (index j = own.begin; j < own.end && !signals.stop(to_input_.work_of_packing(j)); j++) to_input_.pack(j);
   }
 
-  // A thread's share of a chunk of `rows` rows, all of whose dy(i) are there; dx(i) is where that of row i goes.
+  // A thread's share of a chunk of `rows` rows, all of whose dy(i) are there; dx(i) is where that of row i goes. Others
+  // may still be at work when it returns.
   template <class Dy, class Dx>
-  void run(const T* const* x, index rows, const Dy& dy, const Dx& dx, int thread, int count) {
+  void run(const T* const* x, index rows, const Dy& dy, const Dx& dx, int thread, int count, Signals& signals) {
     const DzView<T> dz{dz_.get(), most_rows_, 1};
     const Range vectors = share(vectors_, thread, count),
                 columns = share(weight_gradient_.all_columns(), thread, count);
     for (index v = vectors.begin; v < vectors.end; v++)
       pack_rows<T>([&](index row) { return dy(row) + v * N; }, output_ - v * N, rows, dz_.get() + v * most_rows_ * N,
                    N);
-    weight_gradient_.pack(x, rows, columns.begin, columns.end);
+    weight_gradient_.pack(x, rows, columns, signals);
     barrier_.wait(count);
-    if (!z_.empty()) input_gradient(share(rows, thread, count), dx, z_[thread].get());
-    weight_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
+    if (!z_.empty())
+      input_gradient(share(rows, thread, count), dx, z_[static_cast<std::size_t>(thread)].get(), signals);
+    weight_gradient_.add(dz, 0, rows, vectors, signals);
     bias_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
   }
 
-  // Once, after all chunks. dbias may be null.
-  void add_to(T* dweight, T* dbias, int threads) const {
-    parallel(threads, [&](int thread, int count) {
-      const Range own = share(weight_gradient_.rows(), thread, count);
-      weight_gradient_.exchange(dweight, own.begin, own.end, AddSum{});
-    });
-    if (dbias) bias_gradient_.exchange(dense_feed(), dbias, AddSum{});
+  // A thread's share, once, after all chunks. dbias may be null.
+  void add_to(T* dweight, T* dbias, int thread, int count) const {
+    const Range own = share(weight_gradient_.rows(), thread, count);
+    weight_gradient_.exchange(dweight, own.begin, own.end, AddSum{});
+    if (dbias && thread == 0) bias_gradient_.exchange(feed_, dbias, AddSum{});
   }
 
  private:
   static constexpr index N = Vec<T>::lanes;
 
-  template <class Dx> void input_gradient(Range rows, const Dx& dx, T* z) const {
+  template <class Dx> void input_gradient(Range rows, const Dx& dx, T* z, Signals& signals) const {
     const index stride = to_input_.columns() * N;
-    for (index row = rows.begin; row < rows.end;) {
+    for (index row = rows.begin; row < rows.end && !signals.stopped();) {
       const index n = even_part(rows.end - row, rows_in_cache);
-      to_input_.multiply_into(dz_rows_.data() + row, n, most_rows_ * N, to_input_.all_blocks(), false, z, stride);
+      to_input_.multiply_into(dz_rows_.data() + row, n, most_rows_ * N, to_input_.all_blocks(), false, z, stride,
+                              signals);
       for (index i = 0; i < n; i++) std::copy_n(z + i * stride, input_, dx(row + i));
       row += n;
     }
   }
 
   index input_, output_, most_rows_, vectors_;
+  Feed feed_ = dense_feed();
   Buffer<T> dz_;
   PackedColumns<T> to_input_;
   WeightGradient<T> weight_gradient_;
@@ -151,36 +167,31 @@ template <class T> class LinearForward {
   LinearForward(Sequence<const T> x, const T* weight, const T* bias, Sequence<T> y, Lengths lengths, int threads)
       : x_(x), y_(y), lengths_(lengths), rows_(x.steps, x.batch, lengths),
         threads_(threads_for(1.0 * rows_.count() * x.width * y.width, threads)),
-        product_(x.width, y.width, weight, bias, rows_.count()), pace_(2.0 * x.width * y.width),
-        from_(static_cast<std::size_t>(rows_.count())) {
-    for (index row = 0; row < rows_.count(); row++) from_[row] = rows_.of(x_, row);
+        product_(x.width, y.width, weight, bias, rows_.count()), from_(rows_.all(x)) {
     for (int k = 0; k < threads_; k++) z_.emplace_back(product_.scratch());
-    parallel(threads_, [&](int thread, int count) { product_.pack(share_of_blocks(thread, count)); });
   }
 
-  bool advance() {
-    const index end = std::min(row_ + pace_.steps(), rows_.count());
-    pace_.start();
+  void run(Signals& signals) {
     parallel(threads_, [&](int thread, int count) {
-      const bool by_rows = end - row_ >= rows_worth_splitting * count;
-      const Range rows = by_rows ? share(end - row_, thread, count) : Range{0, end - row_};
-      run({row_ + rows.begin, row_ + rows.end}, by_rows ? product_.all_blocks() : share_of_blocks(thread, count),
-          z_[thread].get());
+      const Range own = share(product_.all_blocks().end, thread, count);
+      product_.pack(own, signals);
+      barrier_.wait(count);
+      if (rows_.count() >= rows_worth_splitting * count) {
+        multiply(share(rows_.count(), thread, count), product_.all_blocks(), thread, signals);
+      } else {
+        multiply({0, rows_.count()}, own, thread, signals);
+      }
+      clear_past(y_, lengths_, share(y_.batch, thread, count));
     });
-    pace_.stop(end - row_);
-    row_ = end;
-    if (row_ < rows_.count()) return true;
-    clear_past(y_, lengths_);
-    return false;
   }
 
  private:
-  Range share_of_blocks(int thread, int count) const { return share(product_.all_blocks().end, thread, count); }
-
-  void run(Range rows, Range blocks, T* z) const {
-    for (index row = rows.begin; row < rows.end;) {
+  void multiply(Range rows, Range blocks, int thread, Signals& signals) const {
+    for (index row = rows.begin; row < rows.end && !signals.stopped();) {
       const index n = even_part(rows.end - row, rows_in_cache);
-      product_.multiply(from_.data() + row, n, blocks, z, [&](index i) { return rows_.of(y_, row + i); });
+      product_.multiply(
+          from_.data() + row, n, blocks, z_[static_cast<std::size_t>(thread)].get(),
+          [&](index i) { return rows_.of(y_, row + i); }, signals);
       row += n;
     }
   }
@@ -191,10 +202,9 @@ template <class T> class LinearForward {
   LiveRows rows_;
   int threads_;
   LinearProduct<T> product_;
-  Pace pace_;
   std::vector<const T*> from_;
   std::vector<Buffer<T>> z_;
-  index row_ = 0;
+  Barrier barrier_;
 };
 
 template <class T> class LinearBackward {
@@ -204,23 +214,23 @@ template <class T> class LinearBackward {
       : x_(x), dy_(dy), dx_(dx), dweight_(dweight), dbias_(dbias), lengths_(lengths), rows_(x.steps, x.batch, lengths),
         threads_(threads_for(1.0 * rows_.count() * x.width * dy.width, threads)),
         gradient_(x.width, dy.width, weight, static_cast<bool>(dx), rows_.count(), dense_rows_a_chunk, threads_),
-        pace_(4.0 * x.width * dy.width), x_rows_(dense_rows_a_chunk) {
-    parallel(threads_, [&](int thread, int count) { gradient_.pack(thread, count); });
-  }
+        x_rows_(rows_.all(x)) {}
 
-  bool advance() {
-    const index rows = std::min({dense_rows_a_chunk, pace_.steps(), rows_.count() - row_});
-    for (index i = 0; i < rows; i++) x_rows_[i] = rows_.of(x_, row_ + i);
-    const auto dy = [&](index i) { return rows_.of(dy_, row_ + i); };
-    const auto dx = [&](index i) { return rows_.of(dx_, row_ + i); };
-    pace_.start();
-    parallel(threads_, [&](int thread, int count) { gradient_.run(x_rows_.data(), rows, dy, dx, thread, count); });
-    pace_.stop(rows);
-    row_ += rows;
-    if (row_ < rows_.count()) return true;
-    if (dx_) clear_past(dx_, lengths_);
-    gradient_.add_to(dweight_, dbias_, threads_);
-    return false;
+  void run(Signals& signals) {
+    parallel(threads_, [&](int thread, int count) {
+      gradient_.start(thread, count, signals);
+      barrier_.wait(count);
+      for (index row = 0; row < rows_.count(); row += dense_rows_a_chunk) {
+        gradient_.run(
+            x_rows_.data() + row, std::min(dense_rows_a_chunk, rows_.count() - row),
+            [&](index i) { return rows_.of(dy_, row + i); }, [&](index i) { return rows_.of(dx_, row + i); }, thread,
+            count, signals);
+        barrier_.wait(count, [&] { signals.agree(); });
+        if (signals.agreed()) return;
+      }
+      if (dx_) clear_past(dx_, lengths_, share(dx_.batch, thread, count));
+      gradient_.add_to(dweight_, dbias_, thread, count);
+    });
   }
 
  private:
@@ -231,9 +241,8 @@ template <class T> class LinearBackward {
   LiveRows rows_;
   int threads_;
   LinearGradient<T> gradient_;
-  Pace pace_;
   std::vector<const T*> x_rows_;
-  index row_ = 0;
+  Barrier barrier_;
 };
 
 }  // namespace rnnfast

@@ -12,27 +12,20 @@ template <class T, class E> class Forward {
   // `final`: (B, ·) a state, written at the end.
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
-        rows_(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1)),
-        pace_(2.0 * layer.timeline.batch() * layer.cell.gates * layer.hidden() *
-              (layer.weights.input + layer.hidden())) {
+        rows_(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1)) {
     if (!layer.saved && layer.needs_values()) values_ = Buffer<T>({layer.timeline.batch(), layer.layout.size()});
     for (int k = 0; k < plan_.threads; k++) make_worker();
-    parallel(plan_.threads, [&](int thread, int count) { packed_.pack({thread, count}); });
   }
 
-  // Runs some steps; false when all is done.
-  bool advance() {
-    const index steps = layer_.timeline.steps();
-    if (step_ < steps) {
-      const index end = std::min(step_ + pace_.steps(), steps);
-      pace_.start();
-      parallel(plan_.threads, [&](int thread, int count) { run(workers_[thread], step_, end, thread, count); });
-      pace_.stop(end - step_);
-      step_ = end;
-    }
-    if (step_ < steps) return true;
-    finish();
-    return false;
+  void run(Signals& signals) {
+    parallel(plan_.threads, [&](int thread, int count) {
+      const Crew crew{signals, thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
+      packed_.pack(crew);
+      barrier_.wait(count);
+      run_steps(workers_[static_cast<std::size_t>(thread)], crew);
+      barrier_.wait(count);
+      finish(share(layer_.timeline.batch(), thread, count), signals);
+    });
   }
 
  private:
@@ -59,19 +52,21 @@ template <class T, class E> class Forward {
     workers_.push_back(std::move(worker));
   }
 
-  void run(Worker& worker, index begin, index end, int thread, int count) {
+  void run_steps(Worker& worker, const Crew& crew) {
     const Timeline& timeline = layer_.timeline;
-    const auto [first, last_row] = plan_.by_rows ? timeline.share_rows(thread, count) : Range{0, timeline.batch()};
-    const Crew crew{thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
+    const auto [first, last_row] =
+        plan_.by_rows ? timeline.share_rows(crew.thread, crew.count) : Range{0, timeline.batch()};
+    const index end = timeline.steps();
     index running = 0;  // rows at the step before, if the desk still points at it
     if (!worker.desk.scale.empty())
       for (index r = first; r < last_row; r++)
         worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
-    for (index s = begin; s < end;) {
+    for (index s = 0; s < end;) {
       const index stop = std::min(s + plan_.steps_ahead, end);
       index row = 0;  // in the chunk
       if (is_ahead()) input_ahead(worker, s, stop, first, last_row, crew);
       for (; s < stop; s++) {
+        if (crew.stopped()) return;
         const index rows = std::max<index>(std::min(last_row, timeline.live(s)) - first, 0);
         point(worker, s, first, rows, running);
         running = rows;
@@ -98,7 +93,8 @@ template <class T, class E> class Forward {
     const E* const* x = worker.x_elements.of(worker.x.data(), rows, layer_.weights.input);
     for (index k = 0; k < packed_.stages(); k++) {
       const Range blocks = crew.blocks(packed_[k].blocks());
-      for (index j = blocks.begin; j < blocks.end; j++) packed_[k].start(j, x, rows, z_ahead(worker, k, j, 0));
+      for (index j = blocks.begin; j < blocks.end && !crew.signals.stop(packed_[k].work(j, rows)); j++)
+        packed_[k].start(j, x, rows, z_ahead(worker, k, j, 0));
     }
   }
   T* z_ahead(const Worker& worker, index k, index j, index row) const {
@@ -118,23 +114,21 @@ template <class T, class E> class Forward {
   }
 
   // Final states, and zeros past the lengths.
-  void finish() {
-    parallel(plan_.threads, [&](int thread, int count) {
-      const Timeline& timeline = layer_.timeline;
-      const auto [first, last] = share(timeline.batch(), thread, count);
-      for (index r = first; r < last; r++) {
-        const index b = timeline.batch_row(r), length = timeline.length(r);
-        for (int k = 0; k < layer_.cell.states; k++) {
-          const index width = layer_.width(k);
-          T* to = final_[k] + b * width;
-          const T* initial = layer_.initial[k] ? layer_.initial[k] + b * width : layer_.fresh[k].get();
-          const T* from = length ? layer_.after(k, length - 1, r) : initial;
-          if (from != to) std::copy_n(from, width, to);
-          if (k == 0 || layer_.keeps_states) clear_past(layer_.states[k], b, length);
-        }
-        if (layer_.saved) clear_past(layer_.saved, b, length);
+  void finish(Range rows, Signals& signals) {
+    const Timeline& timeline = layer_.timeline;
+    const double row_work = work_of_memory * static_cast<double>(layer_.cell.states * layer_.hidden());
+    for (index r = rows.begin; r < rows.end && !signals.stop(row_work); r++) {
+      const index b = timeline.batch_row(r), length = timeline.length(r);
+      for (int k = 0; k < layer_.cell.states; k++) {
+        const index width = layer_.width(k);
+        T* to = final_[k] + b * width;
+        const T* initial = layer_.initial[k] ? layer_.initial[k] + b * width : layer_.fresh[k].get();
+        const T* from = length ? layer_.after(k, length - 1, r) : initial;
+        if (from != to) std::copy_n(from, width, to);
+        if (k == 0 || layer_.keeps_states) clear_past(layer_.states[k], b, length);
       }
-    });
+      if (layer_.saved) clear_past(layer_.saved, b, length);
+    }
   }
 
   static void clear_past(const Sequence<T>& a, index b, index length) {
@@ -146,11 +140,9 @@ template <class T, class E> class Forward {
   Plan plan_;
   PackedLayer<T, E> packed_;
   index rows_;
-  Pace pace_;
   std::vector<Worker> workers_;
   Buffer<T> values_;  // of a step that keeps none for backward
   Barrier barrier_;
-  index step_ = 0;
 };
 
 }  // namespace rnnfast

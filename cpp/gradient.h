@@ -37,33 +37,43 @@ template <class E> class WeightGradient {
   WeightGradient(Feed feed, index hidden, Matrix<T> matrix, index most_rows)
       : feed_(std::move(feed)), hidden_(hidden), features_(matrix.columns), groups_(matrix.groups),
         group_vectors_(ceil_div(hidden / matrix.groups, N)),
-        sum_({ceil_div(hidden, N), feed_.count() * N, columns(), N}), operand_({groups_, columns(), N, most_rows}) {
-    sum_.fill(T(0));
-  }
+        sum_({ceil_div(hidden, N), feed_.count() * N, columns(), N}), operand_({groups_, columns(), N, most_rows}) {}
 
   index all_columns() const { return groups_ * columns(); }
   index rows() const { return feed_.count() * hidden_; }
+  // Multiply-adds of a vector of units and so many rows.
+  double work(index row_count) const {
+    return static_cast<double>(row_count * columns()) * static_cast<double>(feed_.count() * N * N);
+  }
 
-  // Packs columns [first, last) of v for a chunk of rows; of pairs, rows 2k and 2k + 1 make the k-th.
-  void pack(const T* const* v, index row_count, index first, index last) {
+  // Zeros for the sums of a vector of units: first of all.
+  void clear(index v) const {
+    const index size = feed_.count() * N * columns() * N;
+    std::fill_n(sum_.get() + v * size, size, T(0));
+  }
+
+  // Packs some columns of v for a chunk of rows; of pairs, rows 2k and 2k + 1 make the k-th.
+  void pack(const T* const* v, index row_count, Range some, Signals& signals) {
     for (index g = 0; g < groups_; g++)
       for_each_column<E>(columns(), width, row_count, [&](index c, index offset, index stride) {
-        if (g * columns() + c < first || g * columns() + c >= last) return;
+        if (g * columns() + c < some.begin || g * columns() + c >= some.end) return;
+        if (signals.stop(static_cast<double>(row_count * N))) return;
         const index feature = g * features_ + c * N;
         pack_rows<E>([&](index k) { return v[k] ? v[k] + feature : nullptr; }, features_ - c * N, row_count,
                      operand(g, row_count) + offset, stride);
       });
   }
 
-  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for vectors [first, last) of units.
-  // Columns go in groups whose packed rows stay in the level-2 cache while dz passes by.
-  void add(const DzView<E>& dz, index first_row, index row_count, index first, index last) const {
+  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for some vectors of units. Columns go in
+  // groups whose packed rows stay in the level-2 cache while dz passes by.
+  void add(const DzView<E>& dz, index first_row, index row_count, Range vectors, Signals& signals) const {
     const index most =
         std::max(width, bytes_in_cache / (static_cast<index>(sizeof(E)) * N * std::max<index>(row_count, 1)));
     for (index begin = 0, end; begin < columns(); begin = end) {
       end = begin;
       while (end < columns() && end - begin < most) end += panel_at(end);
-      for (index v = first; v < last; v++) {
+      for (index v = vectors.begin; v < vectors.end; v++) {
+        if (signals.stop(work(row_count) * static_cast<double>(end - begin) / static_cast<double>(columns()))) return;
         const E* packed = operand(v / group_vectors_, row_count);
         for (index done = 0; done < row_count; done += rows_at_once) {
           const index rows = std::min(rows_at_once, row_count - done);

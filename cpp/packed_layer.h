@@ -8,15 +8,18 @@
 
 namespace rnnfast {
 
-// The units and threads of a step: a thread's part of the blocks of each stage, and where it waits for the others.
+// The units and threads of a step: a thread's part of the blocks of each stage, where it waits for the others, and who
+// tells all of them to stop.
 struct Crew {
+  Signals& signals;
   int thread = 0, count = 1;
   bool by_units = false;
   Barrier* barrier = nullptr;  // after each stage, or null
 
   Range blocks(index all) const { return by_units ? share(all, thread, count) : Range{0, all}; }
+  bool stopped() const { return barrier ? signals.agreed() : signals.stopped(); }
   void wait() const {
-    if (barrier) barrier->wait(count);
+    if (barrier) barrier->wait(count, [this] { signals.agree(); });
   }
 };
 
@@ -92,6 +95,10 @@ template <class T, class E> class PackedStage {
   index z_size() const { return stage_.accumulators() * most_vectors_ * N; }
   index parts_size() const { return normed_ ? static_cast<index>(stage_.sums.size()) * stage_.vectors() * N : 0; }
   index ahead_size() const { return stage_.accumulators() * stage_.vectors() * N; }
+  // Multiply-adds of some rows and a block.
+  double work(index j, index rows) const {
+    return static_cast<double>(rows) * static_cast<double>(vectors_of(j) * packed_.elements_a_vector());
+  }
 
   void pack(index j) {
     const index v = vector_of(j), vectors = vectors_of(j), units = stage_.units;
@@ -119,12 +126,14 @@ template <class T, class E> class PackedStage {
     packed_.multiply_into(x, nullptr, rows, vector_of(j), vectors_of(j), Make::input, bias_of(j), z, z_stride(j));
   }
 
-  // The cell of `rows` rows of the desk from `first` on, for some blocks. `ahead`: gives a block's z with W x in it, or
-  // null.
-  template <class Ahead> void run(StepRows<T>& desk, index first, index rows, Range blocks, const E* const* x,
+  // The cell of `rows` rows of the desk from `first` on, for the crew's part of the blocks. `ahead`: gives a block's z
+  // with W x in it, or null.
+  template <class Ahead> void run(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
                                   const E* const* operand, bool saves, T* z, T* parts, Ahead ahead) const {
-    if (normed_) sum_parts(desk, first, rows, x, operand, saves, parts);
-    for (index j = blocks.begin; j < blocks.end; j++) {
+    if (normed_) sum_parts(desk, first, rows, crew, x, operand, saves, parts);
+    const Range own_blocks = crew.blocks(blocks());
+    for (index j = own_blocks.begin; j < own_blocks.end; j++) {
+      if (crew.signals.stop(work(j, rows))) return;
       T* of_block = z;
       if (normed_) {
         combine(j, rows, parts, z);
@@ -162,10 +171,11 @@ template <class T, class E> class PackedStage {
   }
 
   // x̂ of each part of each gate of whole rows: [row][part][vector][lane].
-  void sum_parts(StepRows<T>& desk, index first, index rows, const E* const* x, const E* const* operand, bool saves,
-                 T* parts) const {
+  void sum_parts(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
+                 const E* const* operand, bool saves, T* parts) const {
     const index vectors = stage_.vectors(), count = static_cast<index>(stage_.sums.size()), stride = parts_size();
     for (index j = 0; j < blocks(); j++) {
+      if (crew.signals.stop(work(j, rows))) return;
       T* z = parts;  // a block's columns stand side by side only within the block: sum it there, then spread it
       const index width = vectors_of(j) * N;
       packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, zeros_.get(),
@@ -265,7 +275,7 @@ template <class T, class E> class PackedLayer {
   void pack(const Crew& crew) {
     for (PackedStage<T, E>& stage : stages_) {
       const Range own = share(stage.blocks(), crew.thread, crew.count);
-      for (index j = own.begin; j < own.end; j++) stage.pack(j);
+      for (index j = own.begin; j < own.end && !crew.signals.stop(stage.work(j, 1)); j++) stage.pack(j);
     }
   }
 
@@ -302,10 +312,9 @@ template <class T, class E> class PackedLayer {
         operand = desk.operand.of(from, rows, of_h ? output_ : hidden_,
                                   what.scaled && !desk.scale.empty() ? desk.scale.data() : nullptr);
       }
-      const Range blocks = crew.blocks(stage.blocks());
-      for (index r = 0; r < rows;) {
+      for (index r = 0; r < rows && !crew.signals.stopped();) {
         const index some = even_part(rows - r, rows_in_cache);
-        stage.run(desk.rows, r, some, blocks, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
+        stage.run(desk.rows, r, some, crew, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
                   desk.parts.get(), [&](index j) -> T* {
                     T* z = ahead(k, j);
                     return z ? z + r * stage.z_stride(j) : nullptr;

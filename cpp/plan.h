@@ -1,8 +1,6 @@
 // How one call is laid out over threads and caches. A plan changes the time a call takes and no bit of its result.
 #pragma once
 
-#include <chrono>
-
 #include "layer.h"
 #include "threads.h"
 #include "tile.h"
@@ -83,27 +81,5 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   }
   return plan;
 }
-
-// Steps that fit in one uninterruptible block, found from how long the block before took.
-class Pace {
- public:
-  explicit Pace(double operations_a_step)
-      : steps_(
-            std::max<index>(1, static_cast<index>(careful_rate * block_seconds / std::max(operations_a_step, 1.0)))) {}
-
-  index steps() const { return steps_; }
-  void start() { began_ = Clock::now(); }
-  void stop(index done) {
-    const double seconds = std::chrono::duration<double>(Clock::now() - began_).count();
-    steps_ =
-        std::max<index>(1, static_cast<index>(block_seconds * static_cast<double>(done) / std::max(seconds, 1e-9)));
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  static constexpr double block_seconds = 0.04, careful_rate = 4e9;
-  index steps_;
-  Clock::time_point began_{};
-};
 
 }  // namespace rnnfast

@@ -36,9 +36,7 @@ template <class T> class ReservoirScan {
  public:
   ReservoirScan(const Reservoir<T>& reservoir, const ReservoirCall<T>& call, const Timeline& timeline, bool resets,
                 int threads)
-      : reservoir_(reservoir), call_(call), timeline_(timeline), resets_(resets),
-        pace_(2.0 * static_cast<double>(timeline.batch()) *
-              (reservoir.terms() + reservoir.hidden() * (reservoir.head() + call.readout.outputs + 20))) {
+      : reservoir_(reservoir), call_(call), timeline_(timeline), resets_(resets) {
     make_blocks(threads);
     outputs_ = call.closed() ? call.readout.outputs : reservoir.outputs();
     zeros_ = Buffer<T>({std::max(outputs_, index{1})}), zeros_.fill(T(0));
@@ -54,19 +52,11 @@ template <class T> class ReservoirScan {
     }
   }
 
-  // Runs some steps; false when all is done.
-  bool advance() {
-    const index steps = timeline_.steps();
-    if (step_ < steps) {
-      const index end = std::min(step_ + pace_.steps(), steps);
-      pace_.start();
-      parallel(threads_, [&](int thread, int count) { run(step_, end, thread, count); });
-      pace_.stop(end - step_);
-      step_ = end;
-    }
-    if (step_ < steps) return true;
-    finish();
-    return false;
+  void run(Signals& signals) {
+    parallel(threads_, [&](int thread, int count) {
+      by_units_ ? run_in_step(thread, count, signals) : run_blocks(thread, count, signals);
+    });
+    if (!signals.stopped()) finish();
   }
 
  private:
@@ -99,14 +89,11 @@ template <class T> class ReservoirScan {
       cost += static_cast<double>(by_rows ? reservoir_.terms() : reservoir_.slots().cost());
       r += blocks_.back().rows;
     }
-    const index blocks = static_cast<index>(blocks_.size());
-    by_units_ = blocks < threads;
-    if (by_units_) {
-      threads_ = cost < vectors_worth_a_barrier ? 1 : std::min(threads, static_cast<int>(reservoir_.slots().bundles()));
-      by_units_ = threads_ > 1;
-    } else {
-      threads_ = threads_for(cost * static_cast<double>(N * timeline_.steps()), threads);
-    }
+    threads_ = threads_for(cost * static_cast<double>(N * timeline_.steps()), threads);
+    by_units_ = static_cast<index>(blocks_.size()) < threads_;
+    if (!by_units_) return;
+    threads_ = cost < vectors_worth_a_barrier ? 1 : std::min(threads_, static_cast<int>(reservoir_.slots().bundles()));
+    by_units_ = threads_ > 1;
   }
 
   // Below it a barrier, a microsecond, costs more than a second thread brings.
@@ -114,26 +101,38 @@ template <class T> class ReservoirScan {
 
   // ---- time --------------------------------------------------------------------------------------------------------
 
-  void run(index begin, index end, int thread, int count) {
+  // Multiply-adds of a step of some rows, about: an activation counts as twenty.
+  double work(const Block& block, index bundles) const {
+    const double units = reservoir_.hidden(), part = static_cast<double>(bundles) / reservoir_.slots().bundles();
+    return static_cast<double>(block.rows) * part *
+           (static_cast<double>(reservoir_.terms()) +
+            units * static_cast<double>(reservoir_.head() + call_.readout.outputs + 20));
+  }
+
+  void run_blocks(int thread, int count, Signals& signals) {
     const index bundles = reservoir_.slots().bundles();
     T* in = scratch_[static_cast<std::size_t>(thread)].get();
-    if (!by_units_) {
-      for (std::size_t j = static_cast<std::size_t>(thread); j < blocks_.size(); j += static_cast<std::size_t>(count))
-        for (index s = begin; s < end && live(blocks_[j], s); s++) {
-          step(blocks_[j], s, {0, bundles}, in);
-          if (call_.closed()) read_out(blocks_[j], s, in);
-          restart(blocks_[j], s, {0, bundles});
-        }
-      return;
-    }
+    for (std::size_t j = static_cast<std::size_t>(thread); j < blocks_.size(); j += static_cast<std::size_t>(count))
+      for (index s = 0; s < timeline_.steps() && live(blocks_[j], s); s++) {
+        if (signals.stop(work(blocks_[j], bundles))) return;
+        step(blocks_[j], s, {0, bundles}, in);
+        if (call_.closed()) read_out(blocks_[j], s, in);
+        restart(blocks_[j], s, {0, bundles});
+      }
+  }
+
+  void run_in_step(int thread, int count, Signals& signals) {
+    const index bundles = reservoir_.slots().bundles();
+    T* in = scratch_[static_cast<std::size_t>(thread)].get();
     const Range own = share(bundles, thread, count);
-    for (index s = begin; s < end; s++) {
+    for (index s = 0; s < timeline_.steps(); s++) {
       for (const Block& block : blocks_) {
-        if (!live(block, s)) continue;
+        if (!live(block, s) || signals.stop(work(block, own.end - own.begin))) continue;
         step(block, s, own, in);
         if (!call_.closed()) restart(block, s, own);
       }
-      barrier_.wait(count);
+      barrier_.wait(count, [&] { signals.agree(); });
+      if (signals.agreed()) return;
       if (!call_.closed()) continue;
       for (const Block& block : blocks_) {
         if (thread != 0 || !live(block, s)) continue;
@@ -321,10 +320,9 @@ template <class T> class ReservoirScan {
   bool resets_, by_units_ = false;
   int threads_ = 1;
   std::vector<Block> blocks_;
-  index outputs_ = 0, step_ = 0;
+  index outputs_ = 0;
   Buffer<T> zeros_, output_, readout_, readout_bias_;  // output_ [row][output]: of the step before
   std::vector<Buffer<T>> scratch_;                     // of each thread: what a block reads, (I + O, N)
-  Pace pace_;
   Barrier barrier_;
 };
 

@@ -25,7 +25,8 @@ template <class T> class AnyStream {
   virtual index width(int k) const = 0;
   virtual T* state(index layer, int k) = 0;  // (B, width) as it is now
   virtual T initial(int k) const = 0;
-  virtual void step(const T* x, T* y) = 0;  // one step of all layers; y (B, output)
+  // One step of all layers; y (B, output). One that is told to stop leaves the states as they were.
+  virtual void step(const T* x, T* y, Signals& signals) = 0;
 };
 
 template <class T, class E> class Stream final : public AnyStream<T> {
@@ -56,7 +57,8 @@ template <class T, class E> class Stream final : public AnyStream<T> {
                    zoneout}));
       const Layer<T>& layer = *layers_.back();
       PackedLayer<T, E>& packed = *packed_.emplace_back(std::make_unique<PackedLayer<T, E>>(layer, plan, batch));
-      packed.pack({});
+      Signals signals(never_stop);
+      packed.pack({signals});
       desks_.emplace_back();
       for (int k = 0; k < threads_; k++) desks_.back().push_back(packed.make_desk(batch, batch, false));
     }
@@ -80,12 +82,12 @@ template <class T, class E> class Stream final : public AnyStream<T> {
   T* state(index layer, int k) override { return at(now_, layer, k); }
   T initial(int k) const override { return front().cell.initial[static_cast<std::size_t>(k)]; }
 
-  void step(const T* x, T* y) override {
+  void step(const T* x, T* y, Signals& signals) override {
     for (index l = 0; l < layers(); l++) {
       const PackedLayer<T, E>& packed = *packed_[static_cast<std::size_t>(l)];
       const T* from = l ? at(1 - now_, l - 1, 0) : x;
       parallel(owned_here() ? threads_ : 1, [&](int thread, int count) {
-        const Crew crew{thread, count, count > 1, count > 1 && packed.stages() > 1 ? &barrier_ : nullptr};
+        const Crew crew{signals, thread, count, count > 1, count > 1 && packed.stages() > 1 ? &barrier_ : nullptr};
         Desk<T, E>& desk = desks_[static_cast<std::size_t>(l)][static_cast<std::size_t>(thread)];
         for (index r = 0; r < batch_; r++) {
           T* values = values_.size() ? values_.get() + r * values_size_ : nullptr;
@@ -97,6 +99,7 @@ template <class T, class E> class Stream final : public AnyStream<T> {
         packed.step(desk, batch_, crew, false, [](index, index) -> T* { return nullptr; });
       });
     }
+    if (signals.stopped()) return;
     now_ = 1 - now_;
     std::copy_n(state(layers() - 1, 0), batch_ * output(), y);
   }

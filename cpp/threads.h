@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "signals.h"
 #include "simd.h"
 
 #ifdef _OPENMP
@@ -30,14 +31,22 @@ template <class Body> void parallel([[maybe_unused]] int threads, const Body& bo
   body(0, 1);
 }
 
-// Where the workers of a region wait for each other. A worker spins for a few microseconds, then sleeps: on a busy
-// machine the one waited for may need its core, and who only yields is soon given it again.
+// Where the workers of a region wait for each other. A worker spins for some 0.2 ms, longer than it takes to be woken
+// up, then sleeps: on a busy machine the one waited for may need its core, and who only yields is soon given it again.
 class Barrier {
  public:
   void wait(int count) {
-    if (count == 1) return;
+    wait(count, [] {});
+  }
+  // The last one to come runs `alone` before anyone goes on.
+  template <class Alone> void wait(int count, const Alone& alone) {
+    if (count == 1) {
+      alone();
+      return;
+    }
     const unsigned round = round_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      alone();
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
 #ifdef __cpp_lib_atomic_wait
@@ -59,7 +68,7 @@ class Barrier {
   }
 
  private:
-  static constexpr int most_spins = 2000;
+  static constexpr int most_spins = 20000;
   static void pause() {
 #if defined(__SSE2__)
     _mm_pause();
@@ -78,14 +87,6 @@ struct Range {
 inline Range share(index n, int thread, int count, index block = 1) {
   const index blocks = (n + block - 1) / block;
   return {std::min(n, blocks * thread / count * block), std::min(n, blocks * (thread + 1) / count * block)};
-}
-
-// body(k) for every k of [begin, end), dealt to the threads one by one: for work whose cheap part, such as padding,
-// lies together.
-template <class Body> void deal(int threads, Range range, const Body& body) {
-  parallel(threads, [&](int thread, int count) {
-    for (index k = range.begin + thread; k < range.end; k += count) body(k);
-  });
 }
 
 // All threads or one, for work of so many simple steps: a region costs some microseconds. Nothing between the two,

@@ -62,6 +62,8 @@ template <class E> class PackedRows {
     data_ = Buffer<E>({ceil_div(units, N), std::max<index>(per_vector_, 1)});
   }
 
+  index elements_a_vector() const { return per_vector_; }  // of units
+
   // How many vectors a section has for each vector of units: what a block's panels are cut from.
   template <class F> void for_each_section(F f) const {
     for (const Section& section : sections_) f(section.count());
@@ -162,6 +164,11 @@ template <class E> class PackedColumns {
   index columns_of(index j) const { return at(j).columns; }
   index columns_of(Range blocks) const { return column_of(blocks.end) - column_of(blocks.begin); }
 
+  // As so many multiply-adds: every number is read from another row.
+  double work_of_packing(index j) const {
+    return 8.0 * static_cast<double>(at(j).columns * N) * static_cast<double>(length());
+  }
+
   void pack(index j) {
     const Block& block = at(j);
     for_each_column<E>(block.columns, width_, length(), [&](index c, index offset, index stride) {
@@ -181,8 +188,8 @@ template <class E> class PackedColumns {
   // dv of these rows of dz = their product with `blocks`, side by side from dv on, or added to what dv is. A row's
   // vectors of units lie `jump` elements apart. Some units at a time, so that their part of dz stays in a cache while
   // the weights pass by.
-  void multiply_into(const E* const* rows, index row_count, index jump, Range blocks, bool add, T* dv,
-                     index dv_stride) const {
+  void multiply_into(const E* const* rows, index row_count, index jump, Range blocks, bool add, T* dv, index dv_stride,
+                     Signals& signals) const {
     if (feed_.gates.empty()) {
       if (!add)
         for (index r = 0; r < row_count; r++) std::fill_n(dv + r * dv_stride, columns_of(blocks) * N, T(0));
@@ -194,6 +201,7 @@ template <class E> class PackedColumns {
       for (end = begin; end < blocks.end && at(end).group == group;) end++;
       for (index u = 0; u < group_vectors_;) {
         const index count = even_part(group_vectors_ - u, units_at_once());
+        if (signals.stop(static_cast<double>(row_count * count * unit_length) * static_cast<double>(dv_stride))) return;
         const Walk walk{unit_length, 1, count, jump,
                         (group * group_vectors_ + u) * jump + feed_.first * N / Arithmetic<E>::numbers};
         for (index j = begin; j < end; j++) {

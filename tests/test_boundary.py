@@ -240,6 +240,7 @@ def test_refuses_wrong_resets(resets: Any, error: type[Exception], phrase: str) 
         ({"hidden_size": -1}, ValueError, "hidden_size"),
         ({"hidden_size": 8.0}, TypeError, "hidden_size"),
         ({"num_layers": 0}, ValueError, "num_layers"),
+        ({"num_layers": 10**8}, ValueError, "num_layers"),
         ({"dropout": 1.5}, ValueError, "dropout"),
         ({"dropout": -0.1}, ValueError, "dropout"),
         ({"dtype": np.float16}, TypeError, "dtype"),

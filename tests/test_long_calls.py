@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import rnnfast as rf
+from rnnfast import _kernels
 from support import threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -104,7 +105,7 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt(call: Callable[[], object]) -> None:
+def interrupt(call: Callable[[], object], after: float = 0.02) -> None:
     """A signal, whose handler raises, arrives while a call runs; without it the call takes some tenths of a second."""
 
     def handle(*_: object) -> None:
@@ -113,7 +114,7 @@ def interrupt(call: Callable[[], object]) -> None:
     before = signal.signal(signal.SIGALRM, handle)
     try:
         with pytest.raises(Interrupted):
-            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            signal.setitimer(signal.ITIMER_REAL, after)
             call()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -137,6 +138,34 @@ def test_a_signal_ends_backward_and_no_gradient_is_halved() -> None:
     twin, twin_tape, _ = layer_and_tape(300)
     twin.backward(twin_tape, np.ones_like(y))
     assert np.array_equal(layer.flat_grads, twin.flat_grads)
+
+
+def test_a_signal_ends_a_single_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call is interrupted in the midst of a step too: rows that would have come later are never written."""
+    written: list[Array] = []
+
+    def watch(name: str, argument: int) -> None:
+        kernel = getattr(_kernels, name)
+
+        def call(*arguments: Any, **options: Any) -> object:
+            arguments[argument].fill(np.nan)
+            written.append(arguments[argument])
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            return kernel(*arguments, **options)
+
+        monkeypatch.setattr(_kernels, name, call)
+
+    layer, x = rf.LSTM(512, 1024, seed=0), repeated(1, 8192, 512)
+    y, _, tape = layer.forward(x)
+    watch("forward", 4)
+    interrupt(lambda: layer(x), after=60)
+    watch("backward", 9)
+    interrupt(lambda: layer.backward(tape, y, keep=True), after=60)
+    for array in written:
+        assert array.shape in {(1, 8192, 1024), (1, 8192, 512)}
+        assert np.isnan(array).any()
+    assert len(written) == 2
+    assert not layer.flat_grads.any()
 
 
 def test_a_signal_ends_a_linear_layer_and_no_gradient_is_halved() -> None:

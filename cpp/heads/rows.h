@@ -19,11 +19,8 @@ class RowBlocks {
     return {block * rows_in_block(), std::min(rows_, (block + 1) * rows_in_block())};
   }
 
-  // The blocks from `first` on that are some 10 ms of work for one thread.
-  Range stretch(index first) const {
-    const index blocks = std::max<index>(1, (index{1} << 22) / (rows_in_block() * width_));
-    return {first, std::min(count(), first + blocks)};
-  }
+  // Of a block, in multiply-adds: an exponential or so each.
+  double work() const { return 20.0 * static_cast<double>(rows_in_block() * width_); }
 
  private:
   index rows_in_block() const { return std::max<index>(1, 1024 / width_); }

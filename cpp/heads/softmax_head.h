@@ -38,44 +38,37 @@ template <class T> class SoftmaxHead {
         mean_(labels.weights, blocks_), rows_(x.steps, x.batch, [&](index t, index b) { return fraction(t, b) != 0; }),
         threads_(threads_for(1.0 * rows_.count() * x.width * classes, threads)), chunk_(rows_of_chunk()),
         product_(x.width, classes, weight, bias, rows_.count()), logits_({chunk_, classes}),
-        losses_({std::max<index>(labels.rows(), 1)}), pace_(row_work()) {
-    for (index row = 0; row < rows_.count(); row++) x_rows_.push_back(rows_.of(x_, row));
+        losses_({std::max<index>(labels.rows(), 1)}), x_rows_(rows_.all(x)) {
     for (int k = 0; k < threads_; k++) z_.emplace_back(product_.scratch());
     if (to_.dweight) gradient_.emplace(x.width, classes, weight, true, rows_.count(), chunk_, threads_);
-    parallel(threads_, [&](int thread, int count) {
-      product_.pack(share(product_.all_blocks().end, thread, count));
-      if (gradient_) gradient_->pack(thread, count);
-    });
   }
 
-  bool advance() {
-    const index end = std::min(row_ + ceil_div(pace_.steps(), chunk_) * chunk_, rows_.count());
-    pace_.start();
+  void run(Signals& signals) {
     parallel(threads_, [&](int thread, int count) {
-      for (index row = row_; row < end; row += chunk_) run({row, std::min(row + chunk_, end)}, thread, count);
+      product_.pack(share(product_.all_blocks().end, thread, count), signals);
+      if (gradient_) gradient_->start(thread, count, signals);
+      barrier_.wait(count);
+      for (index row = 0; row < rows_.count(); row += chunk_) {
+        run_chunk({row, std::min(row + chunk_, rows_.count())}, thread, count, signals);
+        if (gradient_) barrier_.wait(count, [&] { signals.agree(); });
+        if (gradient_ ? signals.agreed() : signals.stopped()) return;
+      }
+      if (gradient_) gradient_->add_to(to_.dweight, to_.dbias, thread, count);
     });
-    pace_.stop(end - row_);
-    row_ = end;
-    if (row_ < rows_.count()) return true;
-    finish();
-    return false;
+    if (!signals.stopped()) finish();
   }
 
-  // Once, after the last advance().
-  double loss() const { return loss_; }
+  double loss() const { return loss_; }  // after run()
 
  private:
-  // A chunk is as many rows as keep their logits in a cache and take no longer than a block should, but enough for the
-  // sums of dW, which it reads and writes once. Halves of it and halves of halves are whole tiles for every thread.
+  // A chunk is as many rows as keep their logits in a cache, but enough for the sums of dW, which it reads and writes
+  // once. Halves of it and halves of halves are whole tiles for every thread.
   static constexpr index most_rows = 8 * rows_in_cache, least_rows = rows_in_cache;
-  static constexpr double bytes_of_logits = 4 << 20, most_work = 4e9;
+  static constexpr index bytes_of_logits = 4 << 20;
 
-  double row_work() const { return (to_.dweight ? 6.0 : 2.0) * static_cast<double>(x_.width * classes_); }
   index rows_of_chunk() const {
-    const double bytes = static_cast<double>(classes_) * sizeof(T), work = row_work();
     index rows = most_rows;
-    while (rows > least_rows && (static_cast<double>(rows) * bytes > bytes_of_logits || rows * work > most_work))
-      rows /= 2;
+    while (rows > least_rows && rows * classes_ * static_cast<index>(sizeof(T)) > bytes_of_logits) rows /= 2;
     return std::min(rows, std::max<index>(rows_.count(), 1));
   }
 
@@ -86,20 +79,22 @@ template <class T> class SoftmaxHead {
   index place(index row) const { return labels_.place(rows_[row].t, rows_[row].b); }
 
   // A thread's share of a chunk. dlogits take the place of the logits.
-  void run(Range chunk, int thread, int count) {
+  void run_chunk(Range chunk, int thread, int count, Signals& signals) {
     const index first = chunk.begin, rows = chunk.end - chunk.begin;
     const auto logits = [&](index i) { return logits_.get() + i * classes_; };
     const Range own = share(rows, thread, count);
-    for (index i = own.begin; i < own.end;) {
+    for (index i = own.begin; i < own.end && !signals.stopped();) {
       const index n = even_part(own.end - i, rows_in_cache);
-      product_.multiply(x_rows_.data() + first + i, n, product_.all_blocks(), z_[thread].get(),
-                        [&](index k) { return logits(i + k); });
+      product_.multiply(
+          x_rows_.data() + first + i, n, product_.all_blocks(), z_[static_cast<std::size_t>(thread)].get(),
+          [&](index k) { return logits(i + k); }, signals);
       for (const index end = i + n; i < end; i++) add_loss(place(first + i), logits(i));
     }
     if (!gradient_) return;
     barrier_.wait(count);
     gradient_->run(
-        x_rows_.data() + first, rows, logits, [&](index i) { return rows_.of(to_.dx, first + i); }, thread, count);
+        x_rows_.data() + first, rows, logits, [&](index i) { return rows_.of(to_.dx, first + i); }, thread, count,
+        signals);
   }
 
   void add_loss(index n, T* logits) {
@@ -114,7 +109,6 @@ template <class T> class SoftmaxHead {
       mean_.add(block, blocks_[block], [&](index n, double) { return losses_[n]; });
     loss_ = mean_.value();
     if (!gradient_) return;
-    gradient_->add_to(to_.dweight, to_.dbias, threads_);
     for (index t = 0; t < x_.steps; t++)
       for (index b = 0; b < x_.batch; b++)
         if (mean_.fraction(labels_.place(t, b)) == 0) std::fill_n(to_.dx.at(t, b), to_.dx.width, T(0));
@@ -135,9 +129,7 @@ template <class T> class SoftmaxHead {
   Buffer<double> losses_;  // l of the rows that count, in the caller's layout
   std::vector<const T*> x_rows_;
   std::vector<Buffer<T>> z_;
-  Pace pace_;
   Barrier barrier_;
-  index row_ = 0;
   double loss_ = 0;
 };
 

@@ -26,8 +26,8 @@ _SMALL = 1 << 16  # bytes; larger arrays reuse the memory of those before, which
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
-def size(name: str, value: Any, minimum: int = 1) -> int:
-    """An integer of at least `minimum`."""
+def size(name: str, value: Any, minimum: int = 1, maximum: int | None = None) -> int:
+    """An integer of at least `minimum` and, where there is one, at most `maximum`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -36,6 +36,8 @@ def size(name: str, value: Any, minimum: int = 1) -> int:
         raise TypeError(f"{name}: expected an integer, got bool")
     if number < minimum:
         raise ValueError(f"{name}: expected at least {minimum}, got {number}")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"{name}: expected at most {maximum}, got {number}")
     return number
 
 

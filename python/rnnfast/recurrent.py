@@ -31,6 +31,7 @@ NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # paramete
 
 # Where the streams of random numbers of a layer and direction begin; the dropout between layers has those from 0 on.
 _ZONEOUT, _SCALES = 1 << 20, 1 << 21
+_MOST_LAYERS = 1 << 16  # whose streams, of every direction and state, find room between those two
 
 
 @dataclass(slots=True)
@@ -244,7 +245,7 @@ class Recurrent(Module):
     ) -> None:
         self.input_size = checks.size("input_size", input_size)
         self.hidden_size = checks.size("hidden_size", hidden_size)
-        self.num_layers = checks.size("num_layers", num_layers)
+        self.num_layers = checks.size("num_layers", num_layers, maximum=_MOST_LAYERS)
         self.bias = checks.flag("bias", bias)
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
