@@ -25,7 +25,7 @@ template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
       : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(std::max(rows_a_chunk, batch_) + batch_, batch_, Arithmetic<E>::numbers), step_(layer.timeline.steps()) {
+        chunk_(rows_a_chunk + batch_, batch_, numbers), step_(layer.timeline.steps()) {
     const std::vector<Stage<T>> stages = layer.stages();
     const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
     stages_.reserve(stages.size());
@@ -40,12 +40,14 @@ template <class T, class E> class Backward {
   void run(Signals& signals) {
     parallel(plan_.threads, [&](int thread, int count) {
       Worker& worker = workers_[static_cast<std::size_t>(thread)];
+      const Range rows = plan_.by_rows ? layer_.timeline.share_rows(thread, count, numbers) : Range{0, batch_};
+      point_to_gradients(worker, rows);
       for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
       start_dstates(share(batch_, thread, count), signals);
       barrier_.wait(count, [&] { begin_chunk(); });
       if (adjoints_.resume) exchange(thread, count, TakeUp{});
       while (begin_ < step_) {
-        run_chunk(worker, thread, count, signals);
+        run_chunk(worker, rows, thread, count, signals);
         barrier_.wait(count, [&] { signals.stopped() ? skip_rest() : begin_chunk(); });
       }
       initial_gradient(worker, share(batch_, thread, count), signals);
@@ -57,22 +59,27 @@ template <class T, class E> class Backward {
 
  private:
   static constexpr index N = Vec<T>::lanes;
-  static constexpr index rows_a_chunk = 256;
+  static constexpr index rows_a_chunk = 256, numbers = Arithmetic<E>::numbers;
   static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
 
   struct Worker {
-    explicit Worker(const Backward& b) : rows(b.batch_, b.layer_.cell.states), dz(static_cast<std::size_t>(b.batch_)) {
+    explicit Worker(const Backward& b)
+        : rows(b.batch_, b.layer_.cell.states), dz({b.batch_}), operands({b.batch_ + 1}) {
       index columns = 1;
       for (const BackwardStage<T, E>& stage : b.stages_) columns = std::max(columns, stage.to_operand.columns());
       dh = Buffer<T>({rows_in_cache, columns, N});
       if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.stages_.front().to_input.columns(), N});
-      for (auto& rows_of : dstate) rows_of.resize(static_cast<std::size_t>(b.batch_));
-      for (auto& rows_of : whole) rows_of.resize(static_cast<std::size_t>(b.batch_));
+      for (Buffer<T*>& rows_of : dstate) rows_of = Buffer<T*>({b.batch_});
+      for (Buffer<T*>& rows_of : whole) rows_of = Buffer<T*>({b.batch_});
+      if (b.doutput_.size()) doutput = Buffer<T*>({b.batch_});
+      dx_rows = Buffer<T*>({b.chunk_.capacity()});
     }
     StepRows<T> rows;
-    std::vector<const E*> dz;  // of the stage after
-    std::array<std::vector<T*>, most_states + most_carried> dstate;
-    std::array<std::vector<T*>, most_states> whole;
+    Buffer<const E*> dz;  // of the stage after
+    Buffer<const T*> operands;
+    std::array<Buffer<T*>, most_states + most_carried> dstate;
+    std::array<Buffer<T*>, most_states> whole;
+    Buffer<T*> doutput, dx_rows;
     Buffer<T> dh, dx;
   };
 
@@ -99,32 +106,31 @@ template <class T, class E> class Backward {
   // What is to be done next: the steps [begin_, step_), whose rows make a chunk, last step first.
   void begin_chunk() {
     step_ = begin_;
-    chunk_.clear();
-    while (begin_ > 0 && chunk_.rows() < rows_a_chunk) {
-      begin_--;
-      chunk_.add_step(begin_, layer_.timeline.live(begin_));
-    }
-    for (BackwardStage<T, E>& stage : stages_) stage.begin(chunk_);
+    if (step_ == 0) return;
+    chunk_.begin();
+    begin_ = for_each_of_chunk(step_, [&](index s) { chunk_.add_step(s, layer_.timeline.live(s)); });
+    index next_rows = 0;
+    for_each_of_chunk(begin_, [&](index s) { next_rows += layer_.timeline.live(s); });
+    chunk_.place(next_rows);
+  }
+  // Calls f for the steps of the chunk that ends before `end`, and gives the first.
+  template <class F> index for_each_of_chunk(index end, F f) const {
+    for (index rows = 0; end > 0 && rows < rows_a_chunk;) f(--end), rows += layer_.timeline.live(end);
+    return end;
   }
   void skip_rest() { step_ = begin_; }
 
-  void run_chunk(Worker& worker, int thread, int count, Signals& signals) {
-    const auto rows = plan_.by_rows ? layer_.timeline.share_rows(thread, count) : Range{0, batch_};
+  void run_chunk(Worker& worker, Range rows, int thread, int count, Signals& signals) {
     index rows_after = 0;  // of the step after, if the worker still points at it
     for (index s = step_; s-- > begin_;) {
       const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
       point(worker, s, rows.begin, live, rows_after);
       rows_after = live;
-      const Range part = plan_.by_rows ? Range{0, 1} : Range{thread, count};
-      for (BackwardStage<T, E>& stage : stages_) stage.set_rows(layer_, worker.rows, chunk_, s, rows.begin, live, part);
       step(worker, s, rows.begin, live, thread, count, signals);
     }
     barrier_.wait(count);
     if (adjoints_.dx) input_gradient(worker, share(chunk_.rows(), thread, count), signals);
-    for (BackwardStage<T, E>& stage : stages_) stage.pack_operands(thread, count, signals);
-    barrier_.wait(count);
-    for (BackwardStage<T, E>& stage : stages_)
-      stage.add_weights(chunk_, begin_, layer_.timeline.live(begin_), thread, count, signals);
+    for (BackwardStage<T, E>& stage : stages_) stage.add_weights(chunk_, thread, count, signals);
   }
 
   void point(Worker& worker, index s, index first, index rows, index rows_after) {
@@ -139,33 +145,39 @@ template <class T, class E> class Backward {
     const Timeline& timeline = layer_.timeline;
     const index running = s + 1 < timeline.steps() ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
     const Now now{s, first, rows, running};
+    point_to_whole(worker, s, first, rows);
     for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
       const bool last = p + 1 == static_cast<index>(stages_.size());
-      const BackwardStage<T, E>& stage = stages_[p];
+      BackwardStage<T, E>& stage = stages_[p];
       const BackwardStage<T, E>& reader = last ? reads_h() : stages_[p + 1];
       const Range blocks =
           plan_.by_rows ? reader.to_operand.all_blocks() : share(reader.to_operand.blocks(), thread, count);
-      point_to_gradients(worker, now, stage);
       if (last) {
         point_to_dz_after(worker, now);
       } else {
         for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(chunk_.row_of(s, first + i));
       }
       run_stage(worker, now, stage, reader, last, blocks, signals);
-      stage.scale_operands(layer_, chunk_, s, first, rows, plan_.by_rows ? Range{0, 1} : Range{thread, count});
+      const Range own = plan_.by_rows ? Range{0, rows} : share(rows, thread, count, numbers);
+      stage.scale_operands(layer_, chunk_, s, {first + own.begin, first + own.end});
+      stage.pack_operands(layer_, worker.rows, chunk_, s, first, own, worker.operands.get(), signals);
       if (plan_.waits) barrier_.wait(count);
     }
   }
 
-  void point_to_gradients(Worker& worker, const Now& now, const BackwardStage<T, E>& stage) {
-    const Timeline& timeline = layer_.timeline;
-    for (index i = 0; i < now.rows; i++) {
-      const index r = now.first + i, t = timeline.time(now.s, r), b = timeline.batch_row(r);
+  void point_to_gradients(Worker& worker, Range rows) {
+    for (index r = rows.begin; r < rows.end; r++) {
+      const index i = r - rows.begin;
       for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++) worker.dstate[k][i] = dstate_at(k, r);
-      if (stage.what.output != none) worker.dstate[0][i] = doutput_.get() + r * layer_.vectors() * N;
-      for (int k = 0; k < layer_.cell.states; k++)
-        if (adjoints_.over_time[k]) worker.whole[k][i] = adjoints_.over_time[k].at(t, b);
+      if (doutput_.size()) worker.doutput[i] = doutput_.get() + r * layer_.vectors() * N;
     }
+  }
+  // Where the whole gradient of each state goes, if it is wanted.
+  void point_to_whole(Worker& worker, index s, index first, index rows) {
+    for (int k = 0; k < layer_.cell.states; k++)
+      for (index i = 0; i < rows && adjoints_.over_time[k]; i++)
+        worker.whole[k][i] =
+            adjoints_.over_time[k].at(layer_.timeline.time(s, first + i), layer_.timeline.batch_row(first + i));
   }
 
   // Points at the dz of step s + 1 of the rows that ran then. A state that was reset before that step passes nothing
@@ -188,7 +200,7 @@ template <class T, class E> class Backward {
       const index rows = even_part(now.rows - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
       if (signals.stop(work_of_equations * static_cast<double>(rows * stride))) return;
       T* dh = worker.dh.get();
-      to_operand.multiply_into(worker.dz.data() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
+      to_operand.multiply_into(worker.dz.get() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
       std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
       if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
       for (index j = blocks.begin; j < blocks.end; j++) {
@@ -260,12 +272,13 @@ template <class T, class E> class Backward {
     StepRows<T>& p = worker.rows;
     for (int k = 0; k < layer_.cell.states; k++) {
       block.before[k] = p.before(k) + i, block.after[k] = p.after(k) + i;
-      if (adjoints_.over_time[k] && (k > 0 || stage.what.last)) block.whole[k] = worker.whole[k].data() + i;
+      if (adjoints_.over_time[k] && (k > 0 || stage.what.last)) block.whole[k] = worker.whole[k].get() + i;
     }
     if (stage.what.output != none)
       block.after[0] = block.before[0] = p.output(stage.what.output, layer_.layout.hidden, i + rows) + i;
     for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++)
-      block.dstate[k] = worker.dstate[static_cast<std::size_t>(k)].data() + i;
+      block.dstate[k] = worker.dstate[static_cast<std::size_t>(k)].get() + i;
+    if (stage.what.output != none) block.dstate[0] = worker.doutput.get() + i;
     if (layer_.saved) block.saved = p.values() + i;
     block.dz = stage.dz_row(chunk_.row_of(now.s, now.first + i)), block.dz_rows = chunk_.capacity();
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
@@ -276,11 +289,15 @@ template <class T, class E> class Backward {
   void input_gradient(Worker& worker, Range rows, Signals& signals) {
     const index stride = stages_.front().to_input.columns() * N;
     T* z = worker.dx.get();
+    chunk_.for_each_step(rows, [&](index q, index s, index first, index last) {
+      for (index r = first; r < last; r++, q++)
+        worker.dx_rows[q] = adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
+    });
     for (index q = rows.begin; q < rows.end && !signals.stopped();) {
       const index n = even_part(rows.end - q, dx_rows());
       for (index p = 0; p < static_cast<index>(stages_.size()); p++)
         stages_[p].add_input_gradient(chunk_, q, n, p > 0, z, stride, signals);
-      for (index i = 0; i < n; i++) write_dx(z + i * stride, dx_row(q + i));
+      for (index i = 0; i < n; i++) write_dx(z + i * stride, worker.dx_rows[q + i]);
       q += n;
     }
   }
@@ -299,11 +316,6 @@ template <class T, class E> class Backward {
     constexpr index least = 12, most = 96, bytes = 128 * 1024;
     const index columns = std::max<index>(stages_.front().to_input.columns(), 1);
     return std::clamp(bytes / (columns * N * static_cast<index>(sizeof(T))), least, most);
-  }
-
-  T* dx_row(index q) const {
-    const auto [s, r] = chunk_.place(q);
-    return adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
   }
 
   template <class Meet> void exchange(int thread, int count, Meet meet) const {
@@ -332,9 +344,9 @@ template <class T, class E> class Backward {
     T* dh = worker.dh.get();
     for (index first = rows.begin; first < last && !signals.stopped();) {
       const index n = even_part(last - first, rows_in_cache);
-      for (index i = 0; i < n; i++) worker.dz[i] = reads_h().product_row(first + i);
-      to_operand.multiply_into(worker.dz.data(), n, reads_h().product_jump(), to_operand.all_blocks(), false, dh,
-                               stride, signals);
+      for (index i = 0; i < n; i++) worker.dz[i] = reads_h().product_row(chunk_.next_after() + first + i);
+      to_operand.multiply_into(worker.dz.get(), n, reads_h().product_jump(), to_operand.all_blocks(), false, dh, stride,
+                               signals);
       if (layer_.operand_scale) scale_dh({0, first, n, n}, 0, n, to_operand, to_operand.all_blocks(), dh, stride);
       for (index i = 0; i < n; i++) {
         if (!starts_as_given(first + i)) continue;

@@ -15,51 +15,74 @@ template <class T> struct Gradients {
   std::array<T*, most_unit_weights> of_units{};
 };
 
-// The rows of a chunk of steps, last step first, as they lie in dz: rows [0, B) are those of the step after the chunk,
-// the chunk's own follow, the last row stays zero.
+// Where the rows of a chunk of steps, last step first, lie in dz: one after the other from `first()` on, beside those
+// of the step after the chunk. The last row of all stays zero.
 class ChunkRows {
  public:
   // `numbers`: rows of one step that a product sums together, as an element.
   ChunkRows(index most_rows, index batch, index numbers)
-      : batch_(batch), capacity_(batch + most_rows + 1), numbers_(numbers) {
-    places_.reserve(static_cast<std::size_t>(most_rows));
-    first_row_.reserve(places_.capacity()), first_in_order_.reserve(places_.capacity());
+      : batch_(batch), most_rows_(most_rows), capacity_(most_rows + 2 * batch + 1), numbers_(numbers) {
+    steps_.reserve(static_cast<std::size_t>(most_rows));
   }
 
   index capacity() const { return capacity_; }
-  index batch() const { return batch_; }
   index zero_row() const { return capacity_ - 1; }
-  index rows() const { return static_cast<index>(places_.size()); }
+  index rows() const { return rows_; }
+  index first() const { return first_; }
+  index length() const { return length_; }  // in the order of products, see order_of
+  index most_length() const { return most_rows_ * numbers_; }
 
-  void clear() { places_.clear(), first_row_.clear(), first_in_order_.clear(), length_ = 0; }
+  // The next chunk: its rows at step s, from its last step on.
+  void begin() { steps_.clear(), rows_ = 0, length_ = 0, after_ = next_after_; }
   void add_step(index s, index live) {
-    if (first_row_.empty()) top_ = s;
-    first_row_.push_back(batch_ + rows());
-    first_in_order_.push_back(length_);
-    length_ += ceil_div(live, numbers_) * numbers_;
-    for (index r = 0; r < live; r++) places_.push_back({s, r});
+    steps_.push_back({s, live, rows_, length_});
+    rows_ += live, length_ += ceil_div(live, numbers_) * numbers_;
   }
-  index row_of(index s, index r) const { return s > top_ ? r : first_row_[static_cast<std::size_t>(top_ - s)] + r; }
+  // After its last one. `next_rows`: how many the chunk that follows has.
+  void place(index next_rows) {
+    first_ = room(after_, rows_) ? after_.end : 0;
+    const index tail = first_ + rows_ - steps_.back().live;
+    last_step_ = {tail, first_ + rows_};
+    next_after_ = last_step_;
+    // Where neither side of them has room for the next chunk, they go to the end.
+    if (next_rows > tail && !room(last_step_, next_rows)) next_after_ = {zero_row() - steps_.back().live, zero_row()};
+  }
+  index row_of(index s, index r) const { return s > steps_.front().s ? after_.begin + r : first_ + at(s).before + r; }
+  // The rows of the chunk's first step, which is the step after of the chunk that follows, and where it looks for them.
+  Range last_step() const { return last_step_; }
+  index next_after() const { return next_after_.begin; }
   // The order in which products over rows take them, each step filled up to whole elements.
-  index order_of(index s, index r) const { return first_in_order_[static_cast<std::size_t>(top_ - s)] + r; }
-  index length() const { return length_; }
-  index most_length() const { return static_cast<index>(places_.capacity()) * numbers_; }
-  // Step and row of the q-th.
-  std::pair<index, index> place(index q) const { return places_[static_cast<std::size_t>(q)]; }
+  index order_of(index s, index r) const { return at(s).before_in_order + r; }
 
-  // Calls f(row or none, row or none) for each pair of rows that a product of pairs sums together: two of one step.
-  template <class F> void for_each_pair(F f) const {
-    for (index q = 0; q < rows(); q++) {
-      const bool two = q + 1 < rows() && place(q + 1).first == place(q).first;
-      f(batch_ + q, two ? batch_ + q + 1 : none);
-      q += two;
+  // Calls f(q, s, first, last) for what the chunk's rows [some.begin, some.end) have of each step: rows [first, last)
+  // of step s, of which the first is the q-th of the chunk.
+  template <class F> void for_each_step(Range some, F f) const {
+    for (const Step& step : steps_) {
+      const index first = std::max(some.begin - step.before, index{0}),
+                  last = std::min(some.end - step.before, step.live);
+      if (first < last) f(step.before + first, step.s, first, last);
     }
+  }
+  // Calls f(row, row or none) for each pair of rows that a product of pairs sums together: two of one step.
+  template <class F> void for_each_pair(F f) const {
+    for (const Step& step : steps_)
+      for (index r = 0; r < step.live; r += 2) {
+        const index row = first_ + step.before + r;
+        f(row, r + 1 < step.live ? row + 1 : none);
+      }
   }
 
  private:
-  index batch_, capacity_, numbers_, top_ = -1, length_ = 0;
-  std::vector<std::pair<index, index>> places_;
-  std::vector<index> first_row_, first_in_order_;
+  struct Step {
+    index s, live, before, before_in_order;  // rows of the chunk before its own
+  };
+  const Step& at(index s) const { return steps_[static_cast<std::size_t>(steps_.front().s - s)]; }
+  // A chunk keeps clear of the last B rows.
+  bool room(Range behind, index rows) const { return behind.end + rows <= zero_row() - batch_; }
+
+  index batch_, most_rows_, capacity_, numbers_, rows_ = 0, length_ = 0, first_ = 0;
+  Range after_, last_step_, next_after_;
+  std::vector<Step> steps_;
 };
 
 template <class T, class E> class BackwardStage {
@@ -67,9 +90,8 @@ template <class T, class E> class BackwardStage {
   BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, index width, index most_columns,
                 bool wants_dx)
       : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, width, most_columns),
-        sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()), batch_(chunk.batch()),
-        input_feed_(stage.input_feed()), recurrent_feed_(stage.recurrent_feed()),
-        input_biases_(feed_of(stage.phase->accumulators, &Accumulator::x)),
+        sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()), input_feed_(stage.input_feed()),
+        recurrent_feed_(stage.recurrent_feed()), input_biases_(feed_of(stage.phase->accumulators, &Accumulator::x)),
         recurrent_biases_(feed_of(stage.phase->accumulators, &Accumulator::h)),
         dz_({stage.vectors(), capacity_, stage.accumulators(), N}),
         dinput_(input_feed_, stage.units, stage.input, capacity_),
@@ -90,10 +112,8 @@ template <class T, class E> class BackwardStage {
     if (layer.operand_scale && stage.scaled && reads_operand())
       scaled_ = Buffer<T>({capacity_, stage.recurrent.columns * stage.recurrent.groups});
     unit_rows_.resize(stage.phase->unit_weights.size());
-    for (std::vector<const T*>* rows : {&x_rows_, &operand_rows_})
-      rows->reserve(static_cast<std::size_t>(chunk.most_length()));
-    for (auto* all : {&unit_rows_, &norm_rows_})
-      for (auto& rows : *all) rows.reserve(static_cast<std::size_t>(chunk.most_length()));
+    for (auto& rows : unit_rows_) rows = Buffer<const T*>({chunk.most_length()});
+    for (auto& rows : norm_rows_) rows = Buffer<const T*>({chunk.most_length()});
   }
 
   Stage<T> what;
@@ -120,27 +140,27 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- the rows of a chunk -----------------------------------------------------------------------------------------
-  // Room for the pointers to a chunk's rows.
-  void begin(const ChunkRows& chunk) {
-    rows_ = chunk.rows();
-    x_rows_.assign(static_cast<std::size_t>(chunk.length()), nullptr);
-    operand_rows_.assign(static_cast<std::size_t>(chunk.length()), nullptr);
-    for (auto& rows : unit_rows_) rows.resize(static_cast<std::size_t>(rows_));
-    for (auto& rows : norm_rows_) rows.resize(static_cast<std::size_t>(rows_));
-  }
-  // Those of rows [first, first + rows) of step s, on which `now` stands: this thread's part of them.
-  void set_rows(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, index s, index first, index rows,
-                Range part) {
-    const index hidden = layer.layout.hidden;
-    for (index i = part.begin; i < rows; i += part.end) {
-      const auto at = static_cast<std::size_t>(chunk.order_of(s, first + i));
-      const index row = chunk.row_of(s, first + i);
-      const auto q = static_cast<std::size_t>(row - batch_);
-      T* values = now.values()[i];
-      x_rows_[at] = now.x()[i];
-      operand_rows_[at] = scaled_.size()         ? scaled_row(row)
-                          : what.operand == none ? now.before(0)[i]
-                                                 : values + what.operand * hidden;
+  // Rows [first, first + rows) of step s, on which the first of `now` stand, as operands of the products over the
+  // chunk. `pointers`: room for one more of them than rows.
+  void pack_operands(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, index s, index first,
+                     Range rows, const T** pointers, Signals& signals) {
+    const index hidden = layer.layout.hidden, count = rows.end - rows.begin;
+    const index at = chunk.order_of(s, first + rows.begin) / numbers, length = chunk.length() / numbers;
+    const auto pack = [&](WeightGradient<E>& gradient, auto row) {
+      for (index i = 0; i < count; i++) pointers[i] = row(rows.begin + i);
+      pointers[count] = nullptr;  // fills up a pair
+      gradient.pack(pointers, at, ceil_div(count, numbers), length, signals);
+    };
+    if (!input_feed_.gates.empty()) pack(dinput_, [&](index i) { return now.x()[i]; });
+    if (reads_operand())
+      pack(drecurrent_, [&](index i) -> const T* {
+        return scaled_.size()         ? scaled_row(chunk.row_of(s, first + i))
+               : what.operand == none ? now.before(0)[i]
+                                      : now.values()[i] + what.operand * hidden;
+      });
+    for (index i = rows.begin; i < rows.end; i++) {
+      const index q = chunk.row_of(s, first + i) - chunk.first();
+      const T* values = now.values()[i];
       for (std::size_t k = 0; k < unit_rows_.size(); k++) {
         const UnitWeight& weight = what.phase->unit_weights[k];
         // A state after the step is meant as the cell made it, before zoneout.
@@ -177,12 +197,11 @@ template <class T, class E> class BackwardStage {
     }
   }
 
-  // Recurrent dropout: the operands of a step as the product read them. `part`: this thread's, of how many.
-  void scale_operands(const Layer<T>& layer, const ChunkRows& chunk, index s, index first, index rows,
-                      Range part) const {
+  // Recurrent dropout: the operands of some rows of a step as the product read them.
+  void scale_operands(const Layer<T>& layer, const ChunkRows& chunk, index s, Range rows) const {
     if (!scaled_.size()) return;
     const index width = layer.weights.output;
-    for (index r = first + part.begin; r < first + rows; r += part.end) {
+    for (index r = rows.begin; r < rows.end; r++) {
       const T* from = operand_row(layer, s, r);
       const T* scale = layer.operand_scale + layer.timeline.batch_row(r) * width;
       T* to = scaled_row(chunk.row_of(s, r));
@@ -195,44 +214,38 @@ template <class T, class E> class BackwardStage {
   void add_input_gradient(const ChunkRows& chunk, index q, index rows, bool add, T* z, index stride,
                           Signals& signals) const {
     std::array<const E*, 96> dz;
-    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(chunk.batch() + q + i);
+    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(chunk.first() + q + i);
     to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride, signals);
     for (index a = 0; a < what.accumulators(); a++) {
       if (what.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
       for (index i = 0; i < rows; i++)
         for (index unit = 0; unit < what.units; unit++)
-          z[i * stride + unit] += dz_at(unit / N, chunk.batch() + q + i)[a * N + unit % N];
+          z[i * stride + unit] += dz_at(unit / N, chunk.first() + q + i)[a * N + unit % N];
     }
   }
 
-  void pack_operands(int thread, int count, Signals& signals) {
-    const index length = static_cast<index>(x_rows_.size()) / numbers;
-    const auto of_x = share(dinput_.all_columns(), thread, count),
-               of_o = share(drecurrent_.all_columns(), thread, count);
-    if (!input_feed_.gates.empty()) dinput_.pack(x_rows_.data(), length, of_x, signals);
-    if (reads_operand()) drecurrent_.pack(operand_rows_.data(), length, of_o, signals);
-  }
-
-  // The sums of this thread's vectors of units; then the rows of the chunk's first step become those of the step after.
-  void add_weights(const ChunkRows& chunk, index begin, index live, int thread, int count, Signals& signals) const {
+  // The sums of this thread's vectors of units; then the rows of the chunk's first step go where the next chunk looks
+  // for them.
+  void add_weights(const ChunkRows& chunk, int thread, int count, Signals& signals) const {
     const auto own = share(what.vectors(), thread, count);
+    const index first = chunk.first(), rows = chunk.rows();
     const DzView<T> dz{dz_.get(), capacity_, what.accumulators()};
     if constexpr (same) {
-      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, batch_, rows_, own, signals);
+      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, first, rows, own, signals);
     } else {
       for (index v = own.begin; v < own.end; v++) make_pairs(chunk, v);
-      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, static_cast<index>(x_rows_.size()) / numbers, own,
-                   signals);
+      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, chunk.length() / numbers, own, signals);
     }
     const index width = sums_ * N / numbers;
-    for (index v = own.begin; v < own.end && !signals.stop(static_cast<double>(rows_ * sums_ * N)); v++) {
-      dbias_.add(dz, batch_, rows_, v, v + 1);
+    for (index v = own.begin; v < own.end && !signals.stop(static_cast<double>(rows * sums_ * N)); v++) {
+      dbias_.add(dz, first, rows, v, v + 1);
       for (std::size_t k = 0; k < unit_rows_.size(); k++)
-        dof_units_.add(static_cast<index>(k), dz, batch_, unit_rows_[k].data(), rows_, v, v + 1);
+        dof_units_.add(static_cast<index>(k), dz, first, unit_rows_[k].get(), rows, v, v + 1);
       for (std::size_t q = 0; q < norm_rows_.size(); q++)
-        dgains_.add(static_cast<index>(q), dz, batch_, norm_rows_[q].data(), rows_, v, v + 1);
+        dgains_.add(static_cast<index>(q), dz, first, norm_rows_[q].get(), rows, v, v + 1);
+      const auto [begin, end] = chunk.last_step();
       E* at = const_cast<E*>(product_row(0)) + v * product_jump();
-      std::copy_n(at + chunk.row_of(begin, 0) * width, live * width, at);
+      if (chunk.next_after() != begin) std::copy(at + begin * width, at + end * width, at + chunk.next_after() * width);
     }
   }
 
@@ -319,7 +332,7 @@ template <class T, class E> class BackwardStage {
     });
   }
 
-  index sums_, capacity_, batch_, rows_ = 0;
+  index sums_, capacity_;
   Feed input_feed_, recurrent_feed_;
   Feed input_biases_, recurrent_biases_;  // the accumulators that a bias enters
   Buffer<T> dz_, parts_;                  // [vector][row][accumulator, or part of a gate][lane]
@@ -328,8 +341,7 @@ template <class T, class E> class BackwardStage {
   WeightGradient<E> dinput_, drecurrent_;
   BiasGradient<T> dbias_;
   UnitWeightGradient<T> dof_units_, dgains_;
-  std::vector<const T*> x_rows_, operand_rows_;  // of pairs, those of a step filled up to an even number by null
-  std::vector<std::vector<const T*>> unit_rows_, norm_rows_;
+  std::vector<Buffer<const T*>> unit_rows_, norm_rows_;
 };
 
 }  // namespace rnnfast

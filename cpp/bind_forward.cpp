@@ -18,12 +18,7 @@ void forward(const std::string& cell, const Array<T>& x, const py::dict& weights
   check_count("final", final, layer.cell.states);
   const index batch = layer.timeline.batch();
   std::array<T*, most_states> to{};
-  for (int k = 0; k < layer.cell.states; k++) {
-    to[k] = dense_out("final", final[k], {batch, layer.width(k)});
-    // A state that is not kept over time is carried in the array of its last value.
-    if (k > 0 && !layer.keeps_states)
-      layer.states[k] = {to[k], layer.x.steps, batch, layer.hidden(), 0, layer.hidden()};
-  }
+  for (int k = 0; k < layer.cell.states; k++) to[k] = dense_out("final", final[k], {batch, layer.width(k)});
   with_elements<T>(bfloat16, [&](auto element) { drive<Forward<T, decltype(element)>>(layer, to, num_threads); });
 }
 

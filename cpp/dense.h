@@ -117,15 +117,13 @@ template <class T> class LinearGradient {
   template <class Dy, class Dx>
   void run(const T* const* x, index rows, const Dy& dy, const Dx& dx, int thread, int count, Signals& signals) {
     const DzView<T> dz{dz_.get(), most_rows_, 1};
-    const Range vectors = share(vectors_, thread, count),
-                columns = share(weight_gradient_.all_columns(), thread, count);
+    const Range vectors = share(vectors_, thread, count), own = share(rows, thread, count);
     for (index v = vectors.begin; v < vectors.end; v++)
       pack_rows<T>([&](index row) { return dy(row) + v * N; }, output_ - v * N, rows, dz_.get() + v * most_rows_ * N,
                    N);
-    weight_gradient_.pack(x, rows, columns, signals);
+    weight_gradient_.pack(x + own.begin, own.begin, own.end - own.begin, rows, signals);
     barrier_.wait(count);
-    if (!z_.empty())
-      input_gradient(share(rows, thread, count), dx, z_[static_cast<std::size_t>(thread)].get(), signals);
+    if (!z_.empty()) input_gradient(own, dx, z_[static_cast<std::size_t>(thread)].get(), signals);
     weight_gradient_.add(dz, 0, rows, vectors, signals);
     bias_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
   }

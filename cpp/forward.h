@@ -14,6 +14,12 @@ template <class T, class E> class Forward {
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
         rows_(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1)) {
     if (!layer.saved && layer.needs_values()) values_ = Buffer<T>({layer.timeline.batch(), layer.layout.size()});
+    for (int k = 1; k < layer.cell.states && !layer.keeps_states; k++) {
+      const index stride =
+          ceil_div(layer.hidden() * index{sizeof(T)}, index{cache_line}) * index{cache_line / sizeof(T)};
+      carried_[k] = Buffer<T>({layer.timeline.batch(), stride});
+      layer.states[k] = {carried_[k].get(), layer.timeline.steps(), layer.timeline.batch(), layer.hidden(), 0, stride};
+    }
     for (int k = 0; k < plan_.threads; k++) make_worker();
   }
 
@@ -33,7 +39,7 @@ template <class T, class E> class Forward {
 
   struct Worker {
     Desk<T, E> desk;
-    std::vector<const T*> x;       // of a chunk of steps
+    Buffer<const T*> x;            // of a chunk of steps
     OperandRows<T, E> x_elements;  // of the same
     std::vector<Buffer<T>> ahead;  // of each stage: z of a chunk of steps
   };
@@ -44,7 +50,7 @@ template <class T, class E> class Forward {
   void make_worker() {
     Worker worker{packed_.make_desk(rows_, is_ahead() ? 0 : rows_, layer_.operand_scale != nullptr), {}, {}, {}};
     if (is_ahead()) {
-      worker.x.resize(static_cast<std::size_t>(chunk_rows()));
+      worker.x = Buffer<const T*>({chunk_rows()});
       worker.x_elements = OperandRows<T, E>(chunk_rows(), layer_.weights.input);
       for (index k = 0; k < packed_.stages(); k++)
         worker.ahead.emplace_back(Buffer<T>({chunk_rows(), packed_[k].ahead_size()}));
@@ -58,7 +64,7 @@ template <class T, class E> class Forward {
         plan_.by_rows ? timeline.share_rows(crew.thread, crew.count) : Range{0, timeline.batch()};
     const index end = timeline.steps();
     index running = 0;  // rows at the step before, if the desk still points at it
-    if (!worker.desk.scale.empty())
+    if (worker.desk.scale.size())
       for (index r = first; r < last_row; r++)
         worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
     for (index s = 0; s < end;) {
@@ -90,7 +96,7 @@ template <class T, class E> class Forward {
     for (; s < stop; s++)
       for (index r = first; r < std::min(last_row, layer_.timeline.live(s)); r++)
         worker.x[rows++] = layer_.input_at(s, r);
-    const E* const* x = worker.x_elements.of(worker.x.data(), rows, layer_.weights.input);
+    const E* const* x = worker.x_elements.of(worker.x.get(), rows, layer_.weights.input);
     for (index k = 0; k < packed_.stages(); k++) {
       const Range blocks = crew.blocks(packed_[k].blocks());
       for (index j = blocks.begin; j < blocks.end && !crew.signals.stop(packed_[k].work(j, rows)); j++)
@@ -124,7 +130,7 @@ template <class T, class E> class Forward {
         T* to = final_[k] + b * width;
         const T* initial = layer_.initial[k] ? layer_.initial[k] + b * width : layer_.fresh[k].get();
         const T* from = length ? layer_.after(k, length - 1, r) : initial;
-        if (from != to) std::copy_n(from, width, to);
+        std::copy_n(from, width, to);
         if (k == 0 || layer_.keeps_states) clear_past(layer_.states[k], b, length);
       }
       if (layer_.saved) clear_past(layer_.saved, b, length);
@@ -141,7 +147,8 @@ template <class T, class E> class Forward {
   PackedLayer<T, E> packed_;
   index rows_;
   std::vector<Worker> workers_;
-  Buffer<T> values_;  // of a step that keeps none for backward
+  Buffer<T> values_;                            // of a step that keeps none for backward
+  std::array<Buffer<T>, most_states> carried_;  // states that are not kept over time: the last value
   Barrier barrier_;
 };
 

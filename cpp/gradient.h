@@ -39,7 +39,6 @@ template <class E> class WeightGradient {
         group_vectors_(ceil_div(hidden / matrix.groups, N)),
         sum_({ceil_div(hidden, N), feed_.count() * N, columns(), N}), operand_({groups_, columns(), N, most_rows}) {}
 
-  index all_columns() const { return groups_ * columns(); }
   index rows() const { return feed_.count() * hidden_; }
   // Multiply-adds of a vector of units and so many rows.
   double work(index row_count) const {
@@ -52,15 +51,14 @@ template <class E> class WeightGradient {
     std::fill_n(sum_.get() + v * size, size, T(0));
   }
 
-  // Packs some columns of v for a chunk of rows; of pairs, rows 2k and 2k + 1 make the k-th.
-  void pack(const T* const* v, index row_count, Range some, Signals& signals) {
+  // Packs v from the `first` of a chunk's `row_count` rows on; of pairs, v[2k] and v[2k + 1] make the k-th.
+  void pack(const T* const* v, index first, index count, index row_count, Signals& signals) {
     for (index g = 0; g < groups_; g++)
       for_each_column<E>(columns(), width, row_count, [&](index c, index offset, index stride) {
-        if (g * columns() + c < some.begin || g * columns() + c >= some.end) return;
-        if (signals.stop(static_cast<double>(row_count * N))) return;
+        if (signals.stop(static_cast<double>(count * N))) return;
         const index feature = g * features_ + c * N;
-        pack_rows<E>([&](index k) { return v[k] ? v[k] + feature : nullptr; }, features_ - c * N, row_count,
-                     operand(g, row_count) + offset, stride);
+        pack_rows<E>([&](index k) { return v[k] ? v[k] + feature : nullptr; }, features_ - c * N, count,
+                     operand(g, row_count) + offset + first * stride, stride);
       });
   }
 

@@ -133,8 +133,8 @@ template <class T> struct Layer {
   SavedLayout layout;
   Zoneout zoneout{};
   const T* operand_scale = nullptr;  // (B, H): recurrent dropout, what h is multiplied by before it meets weight_hh
-  // (T, B, H) over time, state 0 being the output y. At inference the others have a step stride of 0: one row a batch
-  // row.
+  // (T, B, H) over time, state 0 being the output y. At inference the driver has the others: one row a batch row, with
+  // a step stride of 0.
   std::array<Sequence<T>, most_states> states{};
   std::array<const T*, most_states> initial{};                // (B, H) or null: the cell's own
   Sequence<T> saved{};                                        // (T, B, layout.size()), or null: inference
@@ -216,16 +216,15 @@ template <class T> struct Layer {
 template <class T> class StepRows {
  public:
   StepRows() = default;
-  StepRows(index rows, int states)
-      : states_(states), x_(static_cast<std::size_t>(rows)), values_(static_cast<std::size_t>(rows)) {
-    for (auto& rows_of : slot_) rows_of.resize(x_.size());
-    for (int k = 0; k < states; k++) before_[k].resize(x_.size()), after_[k].resize(x_.size());
+  StepRows(index rows, int states) : states_(states), x_({rows}), values_({rows}) {
+    for (auto& rows_of : slot_) rows_of = Buffer<T*>({rows});
+    for (int k = 0; k < states; k++) before_[k] = Buffer<const T*>({rows}), after_[k] = Buffer<T*>({rows});
   }
 
   // `scratch`: rows of values for a step that keeps none; or null.
   void set(const Layer<T>& layer, index s, index first, index last, T* scratch) {
     for (index r = first; r < last; r++) {
-      const auto i = static_cast<std::size_t>(r - first);
+      const index i = r - first;
       x_[i] = layer.input_at(s, r);
       for (int k = 0; k < states_; k++) {
         before_[k][i] = layer.before(k, s, r);
@@ -262,25 +261,25 @@ template <class T> class StepRows {
   void set(index i, int k, const T* before, T* after) { before_[k][i] = before, after_[k][i] = after; }
 
   int states() const { return states_; }
-  const T* const* x() const { return x_.data(); }
-  const T* const* before(int k) const { return before_[k].data(); }
-  T* const* after(int k) const { return after_[k].data(); }
-  T* const* values() const { return values_.data(); }
+  const T* const* x() const { return x_.get(); }
+  const T* const* before(int k) const { return before_[k].get(); }
+  T* const* after(int k) const { return after_[k].get(); }
+  T* const* values() const { return values_.get(); }
   // A slot of the first rows' values, (hidden,) each: that which a stage reads, or which it writes.
   T* const* operand(int slot, index hidden, index rows) { return point(slot_[0], slot, hidden, rows); }
   T* const* output(int slot, index hidden, index rows) { return point(slot_[1], slot, hidden, rows); }
 
  private:
   int states_ = 0;
-  std::vector<const T*> x_;
-  std::array<std::vector<const T*>, most_states> before_;
-  std::array<std::vector<T*>, most_states> after_;
-  std::vector<T*> values_;
-  std::array<std::vector<T*>, 2> slot_;
+  Buffer<const T*> x_;
+  std::array<Buffer<const T*>, most_states> before_;
+  std::array<Buffer<T*>, most_states> after_;
+  Buffer<T*> values_;
+  std::array<Buffer<T*>, 2> slot_;
 
-  T* const* point(std::vector<T*>& at, int slot, index hidden, index rows) {
+  T* const* point(Buffer<T*>& at, int slot, index hidden, index rows) {
     for (index i = 0; i < rows; i++) at[i] = values_[i] + slot * hidden;
-    return at.data();
+    return at.get();
   }
 };
 

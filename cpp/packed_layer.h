@@ -27,7 +27,7 @@ struct Crew {
 template <class T, class E> class OperandRows {
  public:
   OperandRows() = default;
-  OperandRows(index rows, index numbers) : stride_(elements<E>(numbers)), at_(static_cast<std::size_t>(rows)) {
+  OperandRows(index rows, index numbers) : stride_(elements<E>(numbers)), at_({rows}) {
     if constexpr (!std::is_same_v<T, E>) make_room();
   }
 
@@ -39,7 +39,7 @@ template <class T, class E> class OperandRows {
     }
     for (index r = 0; r < rows; r++) {
       E* to = data_.get() + r * stride_;
-      at_[static_cast<std::size_t>(r)] = to;
+      at_[r] = to;
       if (!scale) {
         to_elements<E>(from[r], numbers, to);
       } else if constexpr (std::is_same_v<T, E>) {
@@ -49,17 +49,17 @@ template <class T, class E> class OperandRows {
         to_elements<E>(scaled_.get(), numbers, to);
       }
     }
-    return at_.data();
+    return at_.get();
   }
   // Room for scaled rows; called where memory may be taken.
   void make_room(bool scales = false) {
-    if (data_.size() == 0) data_ = Buffer<E>({static_cast<index>(at_.size()), std::max<index>(stride_, 1)});
+    if (data_.size() == 0) data_ = Buffer<E>({at_.size(), std::max<index>(stride_, 1)});
     if (scales) scaled_ = Buffer<T>({std::max<index>(stride_, 1) * Arithmetic<E>::numbers});
   }
 
  private:
   index stride_ = 0;
-  std::vector<const E*> at_;
+  Buffer<const E*> at_;
   Buffer<E> data_;
   Buffer<T> scaled_;
 };
@@ -255,7 +255,7 @@ template <class T, class E> class PackedStage {
 template <class T, class E> struct Desk {
   StepRows<T> rows;
   OperandRows<T, E> x, operand;
-  std::vector<const T*> scale;  // of the rows: factors of h, or empty
+  Buffer<const T*> scale;  // of the rows: factors of h, or empty
   Buffer<T> z, parts;
 };
 
@@ -285,7 +285,7 @@ template <class T, class E> class PackedLayer {
     desk.rows = StepRows<T>(rows, states_);
     desk.x = OperandRows<T, E>(x_rows, input_);
     desk.operand = OperandRows<T, E>(rows, std::max(hidden_, output_));
-    if (scaled) desk.scale.resize(static_cast<std::size_t>(rows)), desk.operand.make_room(true);
+    if (scaled) desk.scale = Buffer<const T*>({rows}), desk.operand.make_room(true);
     index z = 0, parts = 0;
     for (const PackedStage<T, E>& stage : stages_) {
       z = std::max(z, stage.z_size());
@@ -310,7 +310,7 @@ template <class T, class E> class PackedLayer {
         const bool of_h = what.operand == none;
         const T* const* from = of_h ? desk.rows.before(0) : desk.rows.operand(what.operand, hidden_, rows);
         operand = desk.operand.of(from, rows, of_h ? output_ : hidden_,
-                                  what.scaled && !desk.scale.empty() ? desk.scale.data() : nullptr);
+                                  what.scaled && desk.scale.size() ? desk.scale.get() : nullptr);
       }
       for (index r = 0; r < rows && !crew.signals.stopped();) {
         const index some = even_part(rows - r, rows_in_cache);

@@ -45,10 +45,11 @@ class Signals {
     if (ask_()) stopped_.store(true, std::memory_order_relaxed);
   }
 
-  Ask ask_;
-  std::thread::id caller_ = std::this_thread::get_id();
-  double since_ = 0;
+  // What the caller writes all the time, and what all read, lie in cache lines of their own.
+  alignas(64) double since_ = 0;
   Clock::time_point asked_ = Clock::now();
+  alignas(64) Ask ask_;
+  std::thread::id caller_ = std::this_thread::get_id();
   std::atomic<bool> stopped_{false};
   bool agreed_ = false;
 };

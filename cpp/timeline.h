@@ -51,13 +51,13 @@ class Timeline {
   index time(index s, index r) const { return reverse_ ? length_[r] - 1 - s : s; }
   index time_before() const { return reverse_ ? 1 : -1; }  // t + this is the step before
 
-  // A thread's rows: as many steps for each as for the others.
-  Range share_rows(int thread, int count) const {
+  // A thread's rows, begun at a multiple of `block`: as many steps for each as for the others.
+  Range share_rows(int thread, int count, index block = 1) const {
     const index total = std::accumulate(length_.begin(), length_.end(), index{0});
     const auto boundary = [&](int part) {
       index r = 0;
       for (index steps = 0; r < batch() && steps * count < total * part; r++) steps += length_[r];
-      return r;
+      return std::min(batch(), (r + block - 1) / block * block);
     };
     return {boundary(thread), thread + 1 == count ? batch() : boundary(thread + 1)};
   }

@@ -22,7 +22,9 @@ Float: TypeAlias = "np.dtype[Any]"
 Expected: TypeAlias = Sequence[int | str]  # a shape; a letter or "…" stands for any size or sizes
 
 _LARGEST = np.iinfo(np.intp).max
-_SMALL = 1 << 16  # bytes; larger arrays reuse the memory of those before, which spares the system clearing pages
+# Bytes. Larger arrays begin at a cache line, so that rows of two threads share none if they are whole lines, and those
+# of 64 KB reuse the memory of arrays before, which spares the system clearing pages.
+_SMALL = 1 << 10
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
