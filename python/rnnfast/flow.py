@@ -15,7 +15,8 @@ from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array
 from rnnfast.layers import RNN
 from rnnfast.module import Arrays, State, Tape
-from rnnfast.recurrent import Recurrent, Run, Watch
+from rnnfast.recording import Run, Watch
+from rnnfast.recurrent import Recurrent
 
 __all__ = ["GradientFlow", "gradient_flow", "vanishing_penalty"]
 

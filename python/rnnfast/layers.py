@@ -285,6 +285,8 @@ class SLSTM(Dense):
     G = 4, the rows of the weights in the order i, f, z, o; the state is (h, c, n, m), at first (0, 0, 0, −∞). m keeps
     the exponentials in range; h doesn't depend on it, and it carries no gradient.
 
+    ``train_initial_state=True`` trains h alone: with m = −∞ the first step keeps nothing of c and n.
+
     ``num_heads=K``: a unit sees the h of its own head only, H/K units each: `weight_hh_l{k}` is (4H, H/K).
 
     Examples:
@@ -313,6 +315,6 @@ class SLSTM(Dense):
             raise ValueError(f"num_heads: expected a divisor of hidden_size = {hidden_size}, got {num_heads}")
         if options.get("layer_norm"):
             raise ValueError("layer_norm: expected False for SLSTM, which normalises by n, got True")
-        if options.get("zoneout"):
-            raise ValueError(f"zoneout: expected 0 for SLSTM, whose c, n and m go together, got {options['zoneout']}")
         super().__init__(input_size, hidden_size, num_layers, **options)
+        if self._zoneouts:
+            raise ValueError(f"zoneout: expected 0 for SLSTM, whose c, n and m go together, got {self.zoneout}")
