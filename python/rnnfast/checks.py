@@ -94,6 +94,8 @@ def empty(name: str, shape: tuple[int, ...], dtype: Float) -> Array:
 def shaped(name: str, array: Array, expected: Expected) -> None:
     """Compare a shape; letters match any size, a leading "…" any sizes."""
     sizes, got = tuple(expected), array.shape
+    if sizes == got:
+        return
     if sizes[:1] == ("…",):
         sizes = sizes[1:]
         got = got[max(len(got) - len(sizes), 0) :]

@@ -69,6 +69,9 @@ class Arrays(Mapping[str, Array]):
             checks.shaped(name, np.asarray(value), view.shape)
             view[...] = value
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._views
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._views)
 

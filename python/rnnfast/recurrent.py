@@ -159,6 +159,8 @@ class Recurrent(Module):
             raise ValueError(f"compute_dtype: expected None with dtype {real}, got {compute_dtype!r}")
         self.compute_dtype = compute_dtype
         super().__init__(self._parameter_shapes(), real)
+        scans = ((layer, direction) for layer in range(self.num_layers) for direction in range(self._directions))
+        self._names = [self._names_of(self._suffix(*scan)) for scan in scans]
         self._start_parameters()
 
     def _start_parameters(self) -> None:
@@ -389,6 +391,8 @@ class Recurrent(Module):
     @property
     def _zoneouts(self) -> list[float]:
         """The probability of each state; empty where none is kept."""
+        if not self.zoneout:
+            return []
         each = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._state_names)
         return list(each) if any(each) else []
 
@@ -417,12 +421,17 @@ class Recurrent(Module):
 
     def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
         """What a layer and direction has, parameters or gradients, by the kernels' names."""
-        end = self._suffix(layer, direction)
-        names = [name for name in self._weight_names if name + end in source and name not in self._unit_weights]
-        of_layer: dict[str, Any] = {name: source[name + end] for name in names}
-        blocks = [source[name + end].reshape(-1, self.hidden_size) for name in self._unit_weights]
+        names, of_units = self._names[layer * self._directions + direction]
+        of_layer: dict[str, Any] = {name: source[full] for name, full in names.items()}
+        blocks = [source[full].reshape(-1, self.hidden_size) for full in of_units]
         of_layer["unit_weights"] = tuple(unit for block in blocks for unit in block)
         return of_layer
+
+    def _names_of(self, end: str) -> tuple[dict[str, str], list[str]]:
+        """The kernels' names of what a layer and direction has -> the parameters'; and the names of its unit weights."""
+        of_units = [name + end for name in self._unit_weights]
+        names = {name: name + end for name in self._weight_names}
+        return {name: full for name, full in names.items() if full in self._shapes and full not in of_units}, of_units
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
         batch = tape.shape[0 if self.batch_first else 1]

@@ -83,7 +83,8 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
                 run_plan(plan, results, lambda: _pause(interrupts))
         except KeyboardInterrupt:
             status = interrupts.status
-        _report(arguments, results)
+        finally:  # a fault of one job doesn't lose what the others measured
+            _report(arguments, results)
     return status or (DISAGREEMENT if results.disagreements else 0)
 
 
