@@ -428,7 +428,7 @@ class Recurrent(Module):
         return of_layer
 
     def _names_of(self, end: str) -> tuple[dict[str, str], list[str]]:
-        """The kernels' names of what a layer and direction has -> the parameters'; and the names of its unit weights."""
+        """The kernels' names of what a layer and direction has -> the parameters'; and those of its unit weights."""
         of_units = [name + end for name in self._unit_weights]
         names = {name: name + end for name in self._weight_names}
         return {name: full for name, full in names.items() if full in self._shapes and full not in of_units}, of_units
