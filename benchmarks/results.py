@@ -93,6 +93,7 @@ class Results:
     isa: str
     command: str = ""
     bandwidths: list[Bandwidth] = field(default_factory=list)
+    round_trips: list[float] = field(default_factory=list)  # seconds of a cache line between two cores, after each job
     figures: list[Figure] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     footprint: list[Footprint] = field(default_factory=list)

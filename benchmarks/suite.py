@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import rnnfast as rf
+from rnnfast import _kernels
 from rnnfast.threads import config
 
 from . import echo_state, language_model, streaming
@@ -119,6 +120,8 @@ def run_plan(plan: Plan, results: Results, between: Callable[[], None]) -> None:
             for job in jobs:
                 bar.set_postfix_str(job.title, refresh=False)
                 job.run(results)
+                if plan.most_threads > 1:
+                    results.round_trips.append(_kernels.line_round_trip())
                 bar.update()
                 between()
     finally:

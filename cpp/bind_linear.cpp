@@ -1,4 +1,4 @@
-// The linear layer, the elementary functions and the measured peak to Python.
+// The linear layer, the elementary functions and measured limits of the machine to Python.
 #include "bind_layer.h"
 #include "dense.h"
 #include "peak.h"
@@ -60,6 +60,10 @@ void bind_linear(py::module_& m) {
         return double_precision ? fma_peak<double>(seconds, num_threads) : fma_peak<float>(seconds, num_threads);
       },
       py::arg("double_precision"), py::arg("seconds"), py::arg("num_threads"));
+  m.def("line_round_trip", [] {
+    const py::gil_scoped_release unlocked;
+    return line_round_trip(5000);
+  });
   bind_type<float>(m);
   bind_type<double>(m);
 }

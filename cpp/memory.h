@@ -51,10 +51,9 @@ class Spare {
       }
     }
     if (bytes < large_page) return {::operator new(bytes, std::align_val_t{cache_line}), bytes};
-    const std::size_t whole = (bytes + large_page - 1) / large_page * large_page;
-    void* block = ::operator new(whole, std::align_val_t{large_page});
-    ask_for_large_pages(block, whole);
-    return {block, whole};
+    void* block = ::operator new(bytes, std::align_val_t{large_page});
+    ask_for_large_pages(block, bytes / large_page * large_page);  // the rest would fill one for nothing
+    return {block, bytes};
   }
 
   static void give(void* block, std::size_t bytes) noexcept {

@@ -49,4 +49,25 @@ template <class T> double fma_peak(double seconds, int threads) {
   return 2.0 * static_cast<double>(rounds) * fma_chains * Vec<T>::lanes * threads / took;
 }
 
+// Seconds that a cache line takes from one thread's core to another's and back; NaN where there is one thread only.
+inline double line_round_trip(int turns) {
+  alignas(64) std::atomic<int> there{0};
+  alignas(64) std::atomic<int> back{0};
+  double took = std::numeric_limits<double>::quiet_NaN();
+  parallel(2, [&](int thread, int count) {
+    if (count == 1) return;
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    for (int k = 1; k <= turns; k++) {
+      if (thread == 0) there.store(k, std::memory_order_release);
+      const std::atomic<int>& awaited = thread == 0 ? back : there;
+      for (int spins = 0; awaited.load(std::memory_order_acquire) < k; spins++)
+        if (spins > 10000) std::this_thread::yield();  // the other one may need this core
+      if (thread == 1) back.store(k, std::memory_order_release);
+    }
+    if (thread == 0) took = std::chrono::duration<double>(Clock::now() - start).count() / turns;
+  });
+  return took;
+}
+
 }  // namespace rnnfast

@@ -38,7 +38,7 @@ constexpr index rows_worth_splitting = 4;
 // Weights that stay in a level-2 cache from step to step. Larger ones pass through it at every step: with rows split,
 // all of them through each thread's, which so many rows make worth their way; with units split, each thread's own
 // share.
-constexpr index weights_in_cache = 768 * 1024, rows_worth_streaming = 24;
+constexpr index weights_in_cache = 768 * 1024, rows_worth_streaming = 12;
 // Multiply-adds of a call below which opening a region costs more than a second thread brings.
 constexpr double work_worth_a_region = 1e6;
 // Recurrent multiply-adds a step below which a barrier costs more than a second thread brings.

@@ -51,6 +51,7 @@ embedding_backward = _core.embedding_backward
 embedding_forward = _core.embedding_forward
 empty_bytes = _core.empty_bytes
 fma_peak = _core.fma_peak
+line_round_trip = _core.line_round_trip
 forward = _core.forward
 linear_backward = _core.linear_backward
 linear_forward = _core.linear_forward
