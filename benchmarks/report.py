@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import quantiles
 
+from .bounds import ceilings, equations, streams
 from .limits import MEMORY
 from .results import Figure, Results, Topic, Work
 from .targets import ONE_THREAD, judge, level2_share, next_multiple, one_row
@@ -42,6 +43,7 @@ def markdown(results: Results) -> str:
     sections = (
         ("", _machine(results)),
         ("Targets", _targets(results)),
+        ("What bounds what falls short", _bounds(results)),
         ("Layers", _layers(results, lambda w: w.dtype == "float32" and w.cell in USUAL_CELLS)),
         ("The rest of the family", _layers(results, lambda w: w.cell not in USUAL_CELLS, with_memory=True)),
         ("Layers in bfloat16", _layers(results, lambda w: w.dtype == "bfloat16")),
@@ -141,6 +143,47 @@ def _targets(results: Results) -> str:
         rows.append([target.name, wanted, figure, where, kept, word])
     head = ("target", "wanted there", "worst figure", "where", "kept", "")
     return table(head, rows) + "\n\nThe worst figure is the one furthest from what is wanted at its place."
+
+
+def _bounds(results: Results) -> str:
+    """What the figures of a run say about their own limits; a piece for each kind."""
+    beside = [
+        [cell, topic, str(count), f"{reached:.2f}", f"{possible:.2f}"]
+        for topic, cell, count, reached, possible in ceilings(results)
+    ]
+    few = [
+        [*_place(figure)[:3], str(products), str(forward), str(3 * products), str(both)]
+        for figure, products, forward, both in equations(results)
+    ]
+    passing = [
+        [*_place(figure), megabytes(figure.work.weights_a_step), level, percent(figure.share), percent(share)]
+        for figure, level, share in streams(results)
+    ]
+    pieces = (
+        (
+            "**PyTorch itself.** Its time over ours, geometric means, and what they would be if our products ran at "
+            "the measured peak and all else took no time:",
+            table(("cell", "", "figures", "reached", "at the peak itself"), beside),
+        ),
+        (
+            "**The equations, where units are few.** Of a vector of 16 units and a row: multiply-adds of whole vectors "
+            "in the products, and beside them those other vector instructions that the cell takes:",
+            table(("shape", "T, B, I, H", "cell", "forward", "cell", "training", "cell, both ways"), few),
+        ),
+        (
+            "**Weights that pass by at every step.** Read once a step by all threads together, from the cache or "
+            "memory that they fit, they alone would take this share of the time of forward; arithmetic hides it only "
+            "as far as lines that were asked for come in time:",
+            table(("shape", "T, B, I, H", "cell", "threads", "a step", "from", "of peak", "of the time"), passing),
+        ),
+        (
+            "**Two threads at small shapes.** Every chunk of some 256 rows of backward has two barriers, and half of "
+            "its dz is read by the other core. A barrier takes about a round trip of a cache line (see the table "
+            "above), and where cores have no cache in common each of these lines comes from far.",
+            "\n",
+        ),
+    )
+    return "\n\n".join(f"{text}\n\n{body}".rstrip() for text, body in pieces if body)
 
 
 def _layers(results: Results, chosen: Callable[[Work], bool], *, with_memory: bool = False) -> str:

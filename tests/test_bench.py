@@ -18,8 +18,9 @@ from rnnfast.cli import main
 
 pytest.importorskip("tqdm")
 from rnnfast.benchmarks import contenders, echo_state, language_model, peers, processes, streaming, suite, timing
+from rnnfast.benchmarks.bounds import CELL_INSTRUCTIONS
 from rnnfast.benchmarks.contenders import Contender, Match
-from rnnfast.benchmarks.limits import LEVEL2, MEMORY, Bandwidth
+from rnnfast.benchmarks.limits import LEVEL2, LEVEL3, MEMORY, Bandwidth
 from rnnfast.benchmarks.report import markdown, seconds, table
 from rnnfast.benchmarks.results import Figure, Footprint, Memory, Results, Topic, Work
 from rnnfast.benchmarks.shapes import EXTENTS, Shape, load_shapes, shapes_of
@@ -516,6 +517,26 @@ def test_one_row_has_a_table_with_the_share_of_the_cache() -> None:
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
+def test_a_report_says_what_bounds_what_falls_short() -> None:
+    """How fast PyTorch is itself, what the equations cost where units are few, which weights pass by."""
+    few = Shape("few", 24, 512, 8, 32)
+    figures = [
+        figure(PyTorch=1.2, share=0.8),
+        figure(PyTorch=2.7, share=0.9),
+        figure("ragged", "GRU", PyTorch_packed=9.0, PyTorch_padded=2.0, share=0.5),
+        figure("forward", "GRU", few),
+        figure("forward"),  # reads 6 MB at each of 100 steps in a second
+    ]
+    measured = results(*figures, bandwidths=[Bandwidth(LEVEL3, 1, 6e9)], round_trips=[1e-7, 5e-7])
+    text = markdown(measured)
+    assert "| LSTM | training | 2 | 1.80 | 2.12 |" in text  # √(1.2 · 2.7), √(1.5 · 3)
+    assert "| GRU | ragged | 1 | 2.00 | 4.00 |" in text
+    forward, backward = CELL_INSTRUCTIONS["GRU"]
+    assert f"| few | 24, 512, 8, 32 | GRU | 120 | {forward} | 360 | {forward + backward} |" in text
+    assert f"| some | 100, 32, 128, 256 | LSTM | 1 | 6.0 MB | {LEVEL3} | 90 % | 10 % |" in text
+    assert "| a cache line, from core to core and back | 300 ns;" in text
+
+
 @pytest.fixture
 def only_us(monkeypatch: pytest.MonkeyPatch) -> None:
     """No peers, and none of what takes seconds."""

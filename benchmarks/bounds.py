@@ -1,0 +1,66 @@
+"""What stands between a figure and its target: the equations of a cell, the caches, or how fast a peer is itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import geometric_mean
+
+from .limits import LEVEL3, MEMORY
+from .results import Figure, Results
+from .targets import PYTORCH
+from .variants import USUAL_CELLS
+
+# On whole vectors, of a vector of units and a row, forward and backward, loads and stores among them: counted in the
+# innermost loops of forward_block and backward_block as GCC 12 compiles them for AVX-512 (objdump -d). A loop has some
+# 30 more for addresses and counters.
+CELL_INSTRUCTIONS = {"LSTM": (123, 75), "GRU": (77, 32), "RNN": (29, 18)}
+ACCUMULATORS = {"LSTM": 4, "GRU": 3, "RNN": 1}  # that x's product adds to, and as many the recurrent one
+
+
+def ceilings(results: Results) -> Iterator[tuple[str, str, int, float, float]]:
+    """Topic, cell, figures, the mean ratio to PyTorch, and what it would be if ours ran at the peak itself."""
+    for topic in ("training", "ragged", "language model"):
+        for cell in USUAL_CELLS:
+            found = [
+                (ratio, ratio / figure.share)
+                for figure in results.of(topic)
+                if figure.work.cell == cell and figure.work.dtype == "float32"
+                if (ratio := best_ratio(figure)) is not None and not math.isnan(figure.share)
+            ]
+            if found:
+                reached, possible = (geometric_mean(values) for values in zip(*found, strict=True))
+                yield topic, cell, len(found), reached, possible
+
+
+def best_ratio(figure: Figure) -> float | None:
+    """The time of the faster one of PyTorch's ways over ours."""
+    ratios = [ratio for peer in figure.peers if peer.startswith(PYTORCH) and (ratio := figure.ratio(peer)) is not None]
+    return min(ratios, default=None)
+
+
+def equations(results: Results) -> Iterator[tuple[Figure, int, int, int]]:
+    """Figures of few units, with the multiply-adds of whole vectors and the cell's instructions, for a vector of units
+    and a row: forward's products; the cell, forward; the cell, forward and backward."""
+    seen = set()
+    for figure in results.of("forward"):
+        work = figure.work
+        place = work.cell, work.shape.name
+        if work.cell in CELL_INSTRUCTIONS and work.shape.H < 128 and work.dtype == "float32" and place not in seen:
+            seen.add(place)
+            forward, backward = CELL_INSTRUCTIONS[work.cell]
+            products = ACCUMULATORS[work.cell] * (work.shape.I + work.shape.H)
+            yield figure, products, forward, forward + backward
+
+
+def streams(results: Results) -> Iterator[tuple[Figure, str, float]]:
+    """Forward passes whose weights fit no level-2 cache: which memory they come from at every step, and the share of
+    the time that reading them takes at the measured bandwidth."""
+    for figure in results.of("forward"):
+        work = figure.work
+        if work.cell not in USUAL_CELLS or work.dtype != "float32" or work.weights_a_step < 2 << 20:
+            continue
+        level = MEMORY if work.weights_a_step > 32 << 20 else LEVEL3
+        rate = results.bandwidth(level, work.threads)
+        if not math.isnan(rate):
+            yield figure, level, work.weights_a_step * work.shape.T / rate / figure.ours.median
