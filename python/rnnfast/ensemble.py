@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rnnfast import checks, init, threads
 from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
-from rnnfast.module import Arrays, Module, State, Store, Tape
-from rnnfast.modules import Embedding, SequentialTape
+from rnnfast.containers import Container, PartsTape
+from rnnfast.module import Arrays, Module, Shapes, State, Tape
+from rnnfast.modules import Embedding
 from rnnfast.seq2seq import Seq2Seq
 
 __all__ = ["Ensemble"]
@@ -21,7 +22,7 @@ __all__ = ["Ensemble"]
 Result = TypeVar("Result")
 
 
-class EnsembleTape(SequentialTape):
+class EnsembleTape(PartsTape):
     """The tapes of an ensemble's models: ``tape[3].hidden``."""
 
     __slots__ = ("own_x",)
@@ -31,7 +32,7 @@ class EnsembleTape(SequentialTape):
         self.own_x = own_x  # whether every model had an x of its own
 
 
-class Ensemble(Module):
+class Ensemble(Container):
     """M independent models with weights of their own, computed by one call: forecasters of a thousand series, policies
     of a population, the members of a vote.
 
@@ -84,7 +85,7 @@ class Ensemble(Module):
     """
 
     _takes_checkpoint = True
-    models: tuple[Module, ...]
+    _part = "model"
 
     def __init__(
         self,
@@ -101,22 +102,13 @@ class Ensemble(Module):
         _check_models(models)
         self._gather(models)
 
-    def _gather(self, models: tuple[Module, ...]) -> None:
-        """Move the models' parameters and gradients into one store."""
-        params, grads = ([getattr(model, name) for model in models] for name in ("flat_params", "flat_grads"))
-        self.models = models
-        shapes = {name: (len(models), *shape) for name, shape in models[0]._shapes.items()}
-        super().__init__(shapes, models[0].dtype)
-        np.concatenate(params, out=self._store.params)
-        np.concatenate(grads, out=self._store.grads)
-        for model in models:
-            model._owned = True
+    def _shapes_of(self, parts: tuple[Module, ...]) -> Shapes:
+        return {name: (len(parts), *shape) for name, shape in parts[0]._shapes.items()}
 
-    def _adopt(self, store: Store, start: int) -> None:
-        super()._adopt(store, start)
-        for model in self.models:
-            model._adopt(store, start)
-            start += model._count()
+    @property
+    def models(self) -> tuple[Module, ...]:
+        """In the order of their seeds."""
+        return self._parts
 
     def _named(self, flat: Array) -> Arrays:
         """Stacks with a stride: every model has a row of the buffer."""
@@ -262,30 +254,7 @@ class Ensemble(Module):
         if errors:
             raise errors[min(errors)]
 
-    # ---- modes, description, copies ----------------------------------------------------------------------------------
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, of all models."""
-        for model in self.models:
-            model.train(mode)
-        return super().train(mode)
-
-    @property
-    def rng_state(self) -> list[Any]:
-        """One entry a model."""
-        return [model.rng_state for model in self.models]
-
-    @rng_state.setter
-    def rng_state(self, value: Any) -> None:
-        self._check_rng_state(value)
-        for model, entry in zip(self.models, value, strict=True):
-            model.rng_state = entry
-
-    def _check_rng_state(self, value: Any) -> None:
-        if not isinstance(value, tuple | list) or len(value) != len(self.models):
-            raise ValueError(f"rng_state: expected {len(self.models)} entries, one a model, got {value!r:.100}")
-        for model, entry in zip(self.models, value, strict=True):
-            model._check_rng_state(entry)
-
+    # ---- description -------------------------------------------------------------------------------------------------
     @property
     def config(self) -> dict[str, Any]:
         """The class and the constructor's arguments of the first model, from which the others differ in their seeds."""
@@ -293,26 +262,8 @@ class Ensemble(Module):
         model = {"class": type(first).__name__, "arguments": first.config}
         return {"model": model, "num_models": len(self.models), "seeds": list(self.seeds)}
 
-    def __len__(self) -> int:
-        return len(self.models)
-
-    def __getitem__(self, index: int) -> Module:
-        return self.models[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.models)
-
     def __repr__(self) -> str:
         return f"Ensemble({len(self.models)} × {self.models[0]!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        del state["_values"]  # the models have them
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._gather(state["models"])
-        self.__dict__.update(state)
 
 
 # ---- seeds -----------------------------------------------------------------------------------------------------------

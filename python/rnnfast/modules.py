@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Self
-
-import numpy as np
+from typing import Any
 
 from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
-from rnnfast.module import Arrays, Module, State, Store, Tape
+from rnnfast.containers import Container, PartsTape
+from rnnfast.module import Arrays, Module, Shapes, State, Tape
 from rnnfast.stateless import Dropout, Embedding, Last, Linear
 
 __all__ = ["Dropout", "Embedding", "Last", "Linear", "Sequential"]
 
 
-class SequentialTape(Tape[tuple[Tape[Any], ...]]):
-    """The tapes of a Sequential's modules: ``tape[1].hidden``."""
-
-    __slots__ = ()
-
-    def __getitem__(self, index: int) -> Tape[Any]:
-        return self.record[index]
-
-    def __len__(self) -> int:
-        return len(self.record)
-
-    def check(self, module: Module) -> None:
-        super().check(module)
-        for tape in self.record:
-            tape.check(tape.module)
-
-    def release(self) -> None:
-        for tape in self.record:
-            tape.release()
-        super().release()
-
-
-class Sequential(Module):
+class Sequential(Container):
     """Modules one after another: the output of each is the input of the next.
 
     Their parameters are moved into one flat buffer and named by position: `0.weight`, `1.weight_ih_l0`. A module has
@@ -65,7 +42,7 @@ class Sequential(Module):
     """
 
     _takes_checkpoint = True
-    modules: tuple[Module, ...]
+    _part = "module"
 
     def __init__(self, *modules: Module) -> None:
         if not modules:
@@ -90,19 +67,13 @@ class Sequential(Module):
             raise TypeError(f"modules: expected one dtype for all, got {', '.join(sorted(map(str, dtypes)))}")
         self._gather(modules)
 
-    def _gather(self, modules: tuple[Module, ...]) -> None:
-        """Move the modules' parameters and gradients into one store."""
-        params = [module.flat_params for module in modules]
-        grads = [module.flat_grads for module in modules]
-        dtype = next((module.dtype for module in modules if module._count()), np.dtype(np.float32))
-        self.modules = modules
-        super().__init__(
-            {f"{i}.{name}": shape for i, module in enumerate(modules) for name, shape in module._shapes.items()}, dtype
-        )
-        np.concatenate(params, out=self._store.params, casting="same_kind")
-        np.concatenate(grads, out=self._store.grads, casting="same_kind")
-        for module in modules:
-            module._owned = True
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """In their order."""
+        return self._parts
+
+    def _shapes_of(self, parts: tuple[Module, ...]) -> Shapes:
+        return {f"{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part._shapes.items()}
 
     def _named(self, flat: Array) -> Arrays:
         views: dict[str, Array] = {}
@@ -112,12 +83,6 @@ class Sequential(Module):
             views |= {f"{position}.{name}": view for name, view in module._named(flat[start:stop]).items()}
             start = stop
         return Arrays.of(views)
-
-    def _adopt(self, store: Store, start: int) -> None:
-        super()._adopt(store, start)
-        for module in self.modules:
-            module._adopt(store, start)
-            start += module._count()
 
     @property
     def buffers(self) -> dict[str, Array]:
@@ -149,16 +114,6 @@ class Sequential(Module):
         return self.modules[-1]._ends
 
     # ---- calls -------------------------------------------------------------------------------------------------------
-    def _entries(self, name: str, value: State) -> Sequence[State]:
-        """One entry a module of a state, or Nones for None."""
-        if value is None:
-            return (None,) * len(self.modules)
-        if not isinstance(value, tuple | list):
-            raise TypeError(f"{name}: expected a tuple of {len(self.modules)} entries, got {type(value).__name__}")
-        if len(value) != len(self.modules):
-            raise ValueError(f"{name}: expected {len(self.modules)} entries, one a module, got {len(value)}")
-        return value
-
     def forward(
         self,
         x: Any,
@@ -167,7 +122,7 @@ class Sequential(Module):
         resets: Any = None,
         *,
         checkpoint: Checkpoint = None,
-    ) -> tuple[Array, State, SequentialTape]:
+    ) -> tuple[Array, State, PartsTape]:
         """Training: (y, state, tape); see `Module.forward`. tape[i] is the tape of module i.
 
         `checkpoint` goes to the recurrent layers, see `Recurrent.forward`. The tapes of the others keep what they
@@ -179,7 +134,7 @@ class Sequential(Module):
 
     def _forward(
         self, x: Any, state: State, lengths: Any, resets: Any, record: bool, checkpoint: Checkpoint = None
-    ) -> tuple[Array, State, SequentialTape | None]:
+    ) -> tuple[Array, State, PartsTape | None]:
         states: list[State] = []
         tapes: list[Tape[Any]] = []
         for position, (module, entry) in enumerate(zip(self.modules, self._entries("state", state), strict=True)):
@@ -190,7 +145,7 @@ class Sequential(Module):
             tapes += [tape] if tape is not None else []
             if not module._keeps_time:
                 lengths = resets = None
-        return x, tuple(states), SequentialTape(self, tuple(tapes), x) if record else None
+        return x, tuple(states), PartsTape(self, tuple(tapes), x) if record else None
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> list[State]:
         checked = []
@@ -211,54 +166,15 @@ class Sequential(Module):
             initial.append(entry)
         return dy, tuple(reversed(initial))
 
-    # ---- modes, description, copies ----------------------------------------------------------------------------------
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, of all modules."""
-        for module in self.modules:
-            module.train(mode)
-        return super().train(mode)
-
-    @property
-    def rng_state(self) -> list[Any]:
-        """One entry a module."""
-        return [module.rng_state for module in self.modules]
-
-    @rng_state.setter
-    def rng_state(self, value: Any) -> None:
-        self._check_rng_state(value)
-        for module, entry in zip(self.modules, value, strict=True):
-            module.rng_state = entry
-
-    def _check_rng_state(self, value: Any) -> None:
-        for module, entry in zip(self.modules, self._entries("rng_state", value), strict=True):
-            module._check_rng_state(entry)
-
+    # ---- description -------------------------------------------------------------------------------------------------
     @property
     def config(self) -> dict[str, Any]:
         """The class and the constructor's arguments of every module."""
         return {"modules": [{"class": type(module).__name__, "arguments": module.config} for module in self.modules]}
 
-    def __len__(self) -> int:
-        return len(self.modules)
-
-    def __getitem__(self, index: int) -> Module:
-        return self.modules[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self.modules)
-
     def __repr__(self) -> str:
         lines = [f"({position}): {module!r}" for position, module in enumerate(self.modules)]
         return "Sequential(\n" + textwrap.indent("\n".join(lines), "  ") + "\n)"
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        del state["_values"]  # the modules have them
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._gather(state["modules"])
-        self.__dict__.update(state)
 
 
 def _layouts(modules: tuple[Module, ...]) -> dict[int, bool]:
