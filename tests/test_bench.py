@@ -533,7 +533,7 @@ def test_a_report_says_what_bounds_what_falls_short() -> None:
     assert "| GRU | ragged | 1 | 2.00 | 4.00 |" in text
     forward, backward = CELL_INSTRUCTIONS["GRU"]
     assert f"| few | 24, 512, 8, 32 | GRU | 120 | {forward} | 360 | {forward + backward} |" in text
-    assert f"| some | 100, 32, 128, 256 | LSTM | 1 | 6.0 MB | {LEVEL3} | 90 % | 10 % |" in text
+    assert f"| some | 100, 32, 128, 256 | LSTM | 1 | 6.00 MB | {LEVEL3} | 90 % | 10 % |" in text
     assert "| a cache line, from core to core and back | 300 ns;" in text
 
 
