@@ -9,13 +9,15 @@ from statistics import geometric_mean
 from .limits import LEVEL3, MEMORY
 from .results import Figure, Results
 from .targets import PYTORCH
-from .variants import USUAL_CELLS
+from .variants import USUAL_CELLS, variant
 
 # On whole vectors, of a vector of units and a row, forward and backward, loads and stores among them: counted in the
 # innermost loops of forward_block and backward_block as GCC 12 compiles them for AVX-512 (objdump -d). A loop has some
 # 30 more for addresses and counters.
 CELL_INSTRUCTIONS = {"LSTM": (123, 75), "GRU": (77, 32), "RNN": (29, 18)}
-ACCUMULATORS = {"LSTM": 4, "GRU": 3, "RNN": 1}  # that x's product adds to, and as many the recurrent one
+
+# Bytes of weights that certainly fit no level-2 cache, and of those that may fit a level-3 cache.
+BEYOND_LEVEL2, WITHIN_LEVEL3 = 2 << 20, 32 << 20
 
 
 def ceilings(results: Results) -> Iterator[tuple[str, str, int, float, float]]:
@@ -49,7 +51,8 @@ def equations(results: Results) -> Iterator[tuple[Figure, int, int, int]]:
         if work.cell in CELL_INSTRUCTIONS and work.shape.H < 128 and work.dtype == "float32" and place not in seen:
             seen.add(place)
             forward, backward = CELL_INSTRUCTIONS[work.cell]
-            products = ACCUMULATORS[work.cell] * (work.shape.I + work.shape.H)
+            gates = len(variant(work.cell).make(1, 1).params["weight_ih_l0"])
+            products = gates * (work.shape.I + work.shape.H)
             yield figure, products, forward, forward + backward
 
 
@@ -58,9 +61,9 @@ def streams(results: Results) -> Iterator[tuple[Figure, str, float]]:
     the time that reading them takes at the measured bandwidth."""
     for figure in results.of("forward"):
         work = figure.work
-        if work.cell not in USUAL_CELLS or work.dtype != "float32" or work.weights_a_step < 2 << 20:
+        if work.cell not in USUAL_CELLS or work.dtype != "float32" or work.weights_a_step < BEYOND_LEVEL2:
             continue
-        level = MEMORY if work.weights_a_step > 32 << 20 else LEVEL3
+        level = MEMORY if work.weights_a_step > WITHIN_LEVEL3 else LEVEL3
         rate = results.bandwidth(level, work.threads)
         if not math.isnan(rate):
             yield figure, level, work.weights_a_step * work.shape.T / rate / figure.ours.median

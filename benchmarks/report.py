@@ -39,6 +39,12 @@ of the weights which every step reads.
 - **Import.** Median of fresh processes, beyond the import of NumPy."""
 
 
+TWO_THREADS = """\
+**Two threads at small shapes.** Every chunk of some 256 rows of backward has two barriers, and half of its dz is read \
+by the other core. A barrier takes about a round trip of a cache line (see the table above), and where cores have no \
+cache in common each of these lines comes from far."""
+
+
 def markdown(results: Results) -> str:
     sections = (
         ("", _machine(results)),
@@ -159,7 +165,7 @@ def _bounds(results: Results) -> str:
         [*_place(figure), megabytes(figure.work.weights_a_step), level, percent(figure.share), percent(share)]
         for figure, level, share in streams(results)
     ]
-    pieces = (
+    pieces = [
         (
             "**PyTorch itself.** Its time over ours, geometric means, and what they would be if our products ran at "
             "the measured peak and all else took no time:",
@@ -168,7 +174,7 @@ def _bounds(results: Results) -> str:
         (
             "**The equations, where units are few.** Of a vector of 16 units and a row: multiply-adds of whole vectors "
             "in the products, and beside them those other vector instructions that the cell takes:",
-            table(("shape", "T, B, I, H", "cell", "forward", "cell", "training", "cell, both ways"), few),
+            table(("shape", "T, B, I, H", "cell", "forward", "its equations", "training", "its equations"), few),
         ),
         (
             "**Weights that pass by at every step.** Read once a step by all threads together, from the cache or "
@@ -176,14 +182,11 @@ def _bounds(results: Results) -> str:
             "as far as lines that were asked for come in time:",
             table(("shape", "T, B, I, H", "cell", "threads", "a step", "from", "of peak", "of the time"), passing),
         ),
-        (
-            "**Two threads at small shapes.** Every chunk of some 256 rows of backward has two barriers, and half of "
-            "its dz is read by the other core. A barrier takes about a round trip of a cache line (see the table "
-            "above), and where cores have no cache in common each of these lines comes from far.",
-            "\n",
-        ),
-    )
-    return "\n\n".join(f"{text}\n\n{body}".rstrip() for text, body in pieces if body)
+    ]
+    found = [f"{text}\n\n{body}" for text, body in pieces if body]
+    if results.round_trips:
+        found.append(TWO_THREADS)
+    return "\n\n".join(found)
 
 
 def _layers(results: Results, chosen: Callable[[Work], bool], *, with_memory: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,7 +27,7 @@ from .processes import measure_footprint, measure_memory
 from .results import Results
 from .shapes import Extent, Shape, shapes_of
 from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, next_multiple
-from .timing import Turns
+from .timing import SETTLE_SECONDS, Turns
 from .variants import BFLOAT16_CELLS, USUAL_CELLS, VARIANTS, variant
 
 KINDS: tuple[Kind, ...] = ("forward", "training")
@@ -121,6 +122,7 @@ def run_plan(plan: Plan, results: Results, between: Callable[[], None]) -> None:
                 bar.set_postfix_str(job.title, refresh=False)
                 job.run(results)
                 if plan.most_threads > 1:
+                    time.sleep(SETTLE_SECONDS)
                     results.round_trips.append(_kernels.line_round_trip())
                 bar.update()
                 between()

@@ -30,7 +30,7 @@ class ChunkRows {
   index rows() const { return rows_; }
   index first() const { return first_; }
   index length() const { return length_; }  // in the order of products, see order_of
-  index most_length() const { return most_rows_ * numbers_; }
+  index most_rows() const { return most_rows_; }
 
   // The next chunk: its rows at step s, from its last step on.
   void begin() { steps_.clear(), rows_ = 0, length_ = 0, after_ = next_after_; }
@@ -112,8 +112,8 @@ template <class T, class E> class BackwardStage {
     if (layer.operand_scale && stage.scaled && reads_operand())
       scaled_ = Buffer<T>({capacity_, stage.recurrent.columns * stage.recurrent.groups});
     unit_rows_.resize(stage.phase->unit_weights.size());
-    for (auto& rows : unit_rows_) rows = Buffer<const T*>({chunk.most_length()});
-    for (auto& rows : norm_rows_) rows = Buffer<const T*>({chunk.most_length()});
+    for (auto& rows : unit_rows_) rows = Buffer<const T*>({chunk.most_rows()});
+    for (auto& rows : norm_rows_) rows = Buffer<const T*>({chunk.most_rows()});
   }
 
   Stage<T> what;

@@ -57,13 +57,14 @@ inline double line_round_trip(int turns) {
   parallel(2, [&](int thread, int count) {
     if (count == 1) return;
     using Clock = std::chrono::steady_clock;
-    const auto start = Clock::now();
-    for (int k = 1; k <= turns; k++) {
-      if (thread == 0) there.store(k, std::memory_order_release);
+    Clock::time_point start;
+    for (int k = 0; k <= turns; k++) {
+      if (k == 1) start = Clock::now();  // the other thread has come
+      if (thread == 0) there.store(k + 1, std::memory_order_release);
       const std::atomic<int>& awaited = thread == 0 ? back : there;
-      for (int spins = 0; awaited.load(std::memory_order_acquire) < k; spins++)
+      for (int spins = 0; awaited.load(std::memory_order_acquire) <= k; spins++)
         if (spins > 10000) std::this_thread::yield();  // the other one may need this core
-      if (thread == 1) back.store(k, std::memory_order_release);
+      if (thread == 1) back.store(k + 1, std::memory_order_release);
     }
     if (thread == 0) took = std::chrono::duration<double>(Clock::now() - start).count() / turns;
   });

@@ -602,6 +602,19 @@ def test_an_interrupted_run_shows_what_it_has(
     assert "| 5,3,4,16 | 5, 3, 4, 16 | RNN | 1 |" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("only_us")
+def test_a_run_that_a_fault_ends_shows_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(cell: str, shape: Shape, threads: int) -> Memory:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(suite, "measure_memory", faulty)
+    with pytest.raises(ZeroDivisionError):
+        main(["bench", "--quick", "--shapes", "5,3,4,16", "--cells", "RNN", "--threads", "1", "--rounds", "1"])
+    assert "| 5,3,4,16 | 5, 3, 4, 16 | RNN | 1 |" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

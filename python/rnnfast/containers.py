@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from rnnfast.module import Module, Shapes, State, Store, Tape
 
-__all__ = ["Container", "PartsTape"]
+__all__ = ["Container", "PartsTape", "prefixed"]
 
 
 class PartsTape(Tape[tuple[Tape[Any], ...]]):
@@ -34,27 +34,27 @@ class PartsTape(Tape[tuple[Tape[Any], ...]]):
         super().release()
 
 
+def prefixed(parts: Mapping[str, Module]) -> Shapes:
+    """The parameters of parts by the part's name and their own: ``encoder.weight``."""
+    return {f"{name}.{key}": shape for name, part in parts.items() for key, shape in part._shapes.items()}
+
+
 class Container(Module):
     """Parts whose parameters lie one after the other in the container's buffer. A part has one owner.
 
-    A subclass calls `_gather` in place of ``Module.__init__`` and says how the parameters of its parts are named:
-    `_shapes_of` before they are its own, `_named` afterwards.
+    A subclass calls `_gather` in place of ``Module.__init__``.
     """
 
     _part: ClassVar[str]  # what messages call one
     _parts: tuple[Module, ...]
 
-    def _shapes_of(self, parts: tuple[Module, ...]) -> Shapes:
-        """The container's parameters by name."""
-        raise NotImplementedError
-
-    def _gather(self, parts: tuple[Module, ...]) -> None:
-        """Move the parts' parameters and gradients into one store."""
+    def _gather(self, parts: tuple[Module, ...], shapes: Shapes) -> None:
+        """Move the parts' parameters and gradients into one store, where they have these names and shapes."""
         params = [part.flat_params for part in parts]
         grads = [part.flat_grads for part in parts]
         dtype = next((part.dtype for part in parts if part._count()), np.dtype(np.float32))
         self._parts = parts
-        super().__init__(self._shapes_of(parts), dtype)
+        super().__init__(shapes, dtype)
         np.concatenate(params, out=self._store.params, casting="same_kind")
         np.concatenate(grads, out=self._store.grads, casting="same_kind")
         for part in parts:
@@ -113,5 +113,5 @@ class Container(Module):
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._gather(state["_parts"])
+        self._gather(state["_parts"], state["_shapes"])
         self.__dict__.update(state)

@@ -13,7 +13,7 @@ from rnnfast import checks, init, threads
 from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
 from rnnfast.containers import Container, PartsTape
-from rnnfast.module import Arrays, Module, Shapes, State, Tape
+from rnnfast.module import Arrays, Module, State, Tape
 from rnnfast.modules import Embedding
 from rnnfast.seq2seq import Seq2Seq
 
@@ -100,10 +100,7 @@ class Ensemble(Container):
         self.seeds = _seeds(seed, checks.size("num_models", num_models))
         models = tuple(make(*arguments, seed=number, **options) for number in self.seeds)
         _check_models(models)
-        self._gather(models)
-
-    def _shapes_of(self, parts: tuple[Module, ...]) -> Shapes:
-        return {name: (len(parts), *shape) for name, shape in parts[0]._shapes.items()}
+        self._gather(models, {name: (len(models), *shape) for name, shape in models[0]._shapes.items()})
 
     @property
     def models(self) -> tuple[Module, ...]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from rnnfast.checkpointing import Checkpoint
 from rnnfast.checks import Array
-from rnnfast.containers import Container, PartsTape
-from rnnfast.module import Arrays, Module, Shapes, State, Tape
+from rnnfast.containers import Container, PartsTape, prefixed
+from rnnfast.module import Arrays, Module, State, Tape
 from rnnfast.stateless import Dropout, Embedding, Last, Linear
 
 __all__ = ["Dropout", "Embedding", "Last", "Linear", "Sequential"]
@@ -45,35 +45,13 @@ class Sequential(Container):
     _part = "module"
 
     def __init__(self, *modules: Module) -> None:
-        if not modules:
-            raise ValueError("modules: expected at least one, got none")
-        for position, module in enumerate(modules):
-            if not isinstance(module, Module):
-                raise TypeError(f"modules: expected modules, got {type(module).__name__} at position {position}")
-            if module._owned or any(module is other for other in modules[:position]):
-                raise ValueError(
-                    f"modules: {type(module).__name__} at position {position} already belongs to a Sequential; "
-                    "use copy.deepcopy for a second one"
-                )
-        for position, module in enumerate(modules[:-1]):
-            if module._ends:
-                raise ValueError(f"modules: expected {type(module).__name__} at the end, got it at position {position}")
-        layouts = _layouts(modules)
-        if len(set(layouts.values())) > 1:
-            listed = ", ".join(f"{type(modules[i]).__name__} at {i}: {layout}" for i, layout in layouts.items())
-            raise ValueError(f"modules: expected one batch_first for all, got {listed}")
-        dtypes = {module.dtype for module in modules if module._count()}
-        if len(dtypes) > 1:
-            raise TypeError(f"modules: expected one dtype for all, got {', '.join(sorted(map(str, dtypes)))}")
-        self._gather(modules)
+        check_chain(modules)
+        self._gather(modules, prefixed({str(i): module for i, module in enumerate(modules)}))
 
     @property
     def modules(self) -> tuple[Module, ...]:
         """In their order."""
         return self._parts
-
-    def _shapes_of(self, parts: tuple[Module, ...]) -> Shapes:
-        return {f"{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part._shapes.items()}
 
     def _named(self, flat: Array) -> Arrays:
         views: dict[str, Array] = {}
@@ -103,7 +81,7 @@ class Sequential(Container):
     @property
     def batch_first(self) -> bool | None:  # type: ignore[override]
         """The layout of x; None if no module has one."""
-        return next(iter(_layouts(self.modules).values()), None)
+        return next(iter(layouts_of(self.modules).values()), None)
 
     @property
     def _keeps_time(self) -> bool:  # type: ignore[override]
@@ -177,7 +155,31 @@ class Sequential(Container):
         return "Sequential(\n" + textwrap.indent("\n".join(lines), "  ") + "\n)"
 
 
-def _layouts(modules: tuple[Module, ...]) -> dict[int, bool]:
+def check_chain(modules: tuple[Module, ...]) -> None:
+    """TypeError or ValueError unless each can read what the one before gives, and none has an owner."""
+    if not modules:
+        raise ValueError("modules: expected at least one, got none")
+    for position, module in enumerate(modules):
+        if not isinstance(module, Module):
+            raise TypeError(f"modules: expected modules, got {type(module).__name__} at position {position}")
+        if module._owned or any(module is other for other in modules[:position]):
+            raise ValueError(
+                f"modules: {type(module).__name__} at position {position} already belongs to a Sequential; "
+                "use copy.deepcopy for a second one"
+            )
+    for position, module in enumerate(modules[:-1]):
+        if module._ends:
+            raise ValueError(f"modules: expected {type(module).__name__} at the end, got it at position {position}")
+    layouts = layouts_of(modules)
+    if len(set(layouts.values())) > 1:
+        listed = ", ".join(f"{type(modules[i]).__name__} at {i}: {layout}" for i, layout in layouts.items())
+        raise ValueError(f"modules: expected one batch_first for all, got {listed}")
+    dtypes = {module.dtype for module in modules if module._count()}
+    if len(dtypes) > 1:
+        raise TypeError(f"modules: expected one dtype for all, got {', '.join(sorted(map(str, dtypes)))}")
+
+
+def layouts_of(modules: tuple[Module, ...]) -> dict[int, bool]:
     """batch_first by position, of the modules that have one, up to the end of the steps."""
     layouts = {}
     for position, module in enumerate(modules):

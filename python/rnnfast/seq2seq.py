@@ -5,16 +5,17 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from rnnfast import checks
 from rnnfast.checks import Array
+from rnnfast.containers import Container, prefixed
 from rnnfast.heads import SoftmaxHead, loss_of
 from rnnfast.losses import softmax_cross_entropy
-from rnnfast.module import Module, State, Store, Tape
-from rnnfast.modules import Embedding, Linear, Sequential
+from rnnfast.module import Module, State, Tape
+from rnnfast.modules import Embedding, Linear, Sequential, check_chain, layouts_of
 
 __all__ = ["Hypothesis", "Seq2Seq"]
 
@@ -48,7 +49,7 @@ class PairTape(Tape[Pair]):
         super().release()
 
 
-class Seq2Seq(Module):
+class Seq2Seq(Container):
     """An encoder reads a sequence, its final state starts a decoder, which writes another sequence.
 
     Cho et al., 2014, "Learning phrase representations using RNN encoder-decoder for statistical machine translation";
@@ -96,6 +97,7 @@ class Seq2Seq(Module):
     """
 
     _arguments = ("start", "end")
+    _part = "module"
 
     def __init__(self, encoder: Sequential, decoder: Sequential, *, start: int, end: int) -> None:
         for name, part in (("encoder", encoder), ("decoder", decoder)):
@@ -104,7 +106,8 @@ class Seq2Seq(Module):
         self.start, self.end = checks.size("start", start, minimum=0), checks.size("end", end, minimum=0)
         _check_states(encoder, decoder)
         self._check_tokens(decoder)
-        self._gather(Sequential(encoder, decoder))
+        check_chain((encoder, decoder))
+        self._gather((encoder, decoder), prefixed({"encoder": encoder, "decoder": decoder}))
 
     def _check_tokens(self, decoder: Sequential) -> None:
         """start can be read, end can be written; ValueError else."""
@@ -119,28 +122,11 @@ class Seq2Seq(Module):
             if known is not None and token >= known:
                 raise ValueError(f"{name}: expected a token from 0 to {known - 1}, got {token}")
 
-    # ---- one buffer for two parts ------------------------------------------------------------------------------------
-    def _gather(self, parts: Sequential) -> None:
-        """Take over the store of a Sequential of both, under our names."""
-        params, grads = parts.flat_params, parts.flat_grads
-        self._parts = parts
-        shapes = {
-            f"{name}.{key}": shape
-            for name, part in zip(("encoder", "decoder"), parts, strict=True)
-            for key, shape in part._shapes.items()
-        }
-        super().__init__(shapes, parts.dtype)
-        self._store.params[...], self._store.grads[...] = params, grads
-        parts._owned = True
-
-    def _adopt(self, store: Store, start: int) -> None:
-        super()._adopt(store, start)
-        self._parts._adopt(store, start)
-
+    # ---- the two parts -----------------------------------------------------------------------------------------------
     @property
     def modules(self) -> tuple[Module, ...]:
         """Encoder and decoder."""
-        return self._parts.modules
+        return self._parts
 
     @property
     def encoder(self) -> Sequential:
@@ -159,21 +145,7 @@ class Seq2Seq(Module):
     @property
     def batch_first(self) -> bool | None:  # type: ignore[override]
         """The layout of source and targets."""
-        return self._parts.batch_first
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode, of both parts."""
-        self._parts.train(mode)
-        return super().train(mode)
-
-    @property
-    def rng_state(self) -> Any:
-        """One entry a part."""
-        return self._parts.rng_state
-
-    @rng_state.setter
-    def rng_state(self, value: Any) -> None:
-        self._parts.rng_state = value
+        return next(iter(layouts_of(self._parts).values()), None)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -183,15 +155,6 @@ class Seq2Seq(Module):
     def __repr__(self) -> str:
         lines = [f"encoder={self.encoder!r},", f"decoder={self.decoder!r},", f"start={self.start},", f"end={self.end},"]
         return "Seq2Seq(\n" + textwrap.indent("\n".join(lines), "  ") + "\n)"
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        del state["_values"]  # the parts have them
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._gather(state["_parts"])
-        self.__dict__.update(state)
 
     # ---- forward and backward ----------------------------------------------------------------------------------------
     def _forward(
