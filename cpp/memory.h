@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <memory>
@@ -30,11 +31,13 @@ inline index checked_product(std::initializer_list<index> sizes) {
 }
 
 // Large scratch blocks that were freed, kept for the next call: the system would clear every page of a new one, which
-// costs a call several per cent of its time. What is kept is bounded; small blocks never come here. Nobody ever waits:
-// a child that was forked while another thread held the lock would wait for ever.
+// costs a call several per cent of its time, and several times that where no large pages are left. What is kept is
+// bounded, and the blocks that were given back last are kept; small blocks never come here. Nobody ever waits: a child
+// that was forked while another thread held the lock would wait for ever.
 class Spare {
  public:
   static constexpr std::size_t least = 64 * 1024, most_kept = std::size_t{256} << 20;
+  static constexpr std::size_t most_waste = most_kept / 8;  // of a block, beyond what was asked for
 
   // A block of at least `bytes`, and how large it is.
   static std::pair<void*, std::size_t> take(std::size_t bytes) {
@@ -43,11 +46,8 @@ class Spare {
       Spare& spare = instance();
       const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
       const auto found = lock ? spare.blocks_.lower_bound(bytes) : Blocks::iterator{};
-      if (lock && found != spare.blocks_.end() && found->first / 2 <= bytes) {
-        const std::pair<void*, std::size_t> block{found->second, found->first};
-        spare.kept_ -= found->first;
-        spare.blocks_.erase(found);
-        return block;
+      if (lock && found != spare.blocks_.end() && found->first - bytes <= std::min(bytes, most_waste)) {
+        return spare.remove(found);
       }
     }
     if (bytes < large_page) return {::operator new(bytes, std::align_val_t{cache_line}), bytes};
@@ -60,21 +60,42 @@ class Spare {
     try {
       Spare& spare = instance();
       const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
-      if (lock && bytes >= least && spare.kept_ + bytes <= most_kept) {
-        spare.blocks_.emplace(bytes, block);
+      if (lock && bytes >= least && bytes <= most_kept) {
+        spare.blocks_.emplace(bytes, Block{block, spare.given_++});
         spare.kept_ += bytes;
+        while (spare.kept_ > most_kept) free(spare.remove(spare.oldest()));
         return;
       }
     } catch (const std::bad_alloc&) {
       // no memory to remember it by: free it
     }
-    ::operator delete(block, std::align_val_t{bytes < large_page ? cache_line : large_page});
+    free({block, bytes});
   }
 
  private:
   static constexpr std::size_t large_page = std::size_t{2} << 20;
 
-  using Blocks = std::multimap<std::size_t, void*>;  // by size
+  struct Block {
+    void* data;
+    std::uint64_t given;  // how many were given back before it
+  };
+  using Blocks = std::multimap<std::size_t, Block>;  // by size
+
+  std::pair<void*, std::size_t> remove(Blocks::iterator found) {
+    const std::pair<void*, std::size_t> block{found->second.data, found->first};
+    kept_ -= found->first;
+    blocks_.erase(found);
+    return block;
+  }
+
+  Blocks::iterator oldest() {
+    return std::min_element(blocks_.begin(), blocks_.end(),
+                            [](const auto& a, const auto& b) { return a.second.given < b.second.given; });
+  }
+
+  static void free(std::pair<void*, std::size_t> block) noexcept {
+    ::operator delete(block.first, std::align_val_t{block.second < large_page ? cache_line : large_page});
+  }
 
   // Weights and tapes are read from end to end, a page after the other: with large pages fewer addresses are looked up.
   // A wish: refusing it is no error.
@@ -92,6 +113,7 @@ class Spare {
   std::mutex mutex_;
   Blocks blocks_;
   std::size_t kept_ = 0;
+  std::uint64_t given_ = 0;
 };
 
 template <class T> class Buffer {
