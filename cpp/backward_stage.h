@@ -94,8 +94,8 @@ template <class T, class E> class BackwardStage {
         recurrent_feed_(stage.recurrent_feed()), input_biases_(feed_of(stage.phase->accumulators, &Accumulator::x)),
         recurrent_biases_(feed_of(stage.phase->accumulators, &Accumulator::h)),
         dz_({stage.vectors(), capacity_, stage.accumulators(), N}),
-        dinput_(input_feed_, stage.units, stage.input, capacity_),
-        drecurrent_(recurrent_feed_, stage.units, stage.recurrent, capacity_),
+        dinput_(input_feed_, sums_, stage.units, stage.input, capacity_),
+        drecurrent_(recurrent_feed_, sums_, stage.units, stage.recurrent, capacity_),
         dbias_(stage.accumulators(), stage.units), dof_units_(stage.phase->unit_weights, stage.units) {
     if (wants_dx) to_input = PackedColumns<E>(input_feed_, stage.input, stage.units, panel_width(0));
     if (normed()) {

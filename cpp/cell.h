@@ -80,7 +80,8 @@ template <class T> struct CellKernels {
 };
 
 // Calls f(u, n) for each vector of units of a block: n is how many of its lanes are units, a constant but in the last.
-template <class T, class Block, class F> void for_each_vector(const Block& block, F f) {
+// Never by a call: what f holds would be copied for every row, and the copy waits for what was written to it just now.
+template <class T, class Block, class F> [[gnu::always_inline]] inline void for_each_vector(const Block& block, F&& f) {
   constexpr index N = Vec<T>::lanes;
   const index whole = std::clamp<index>((block.hidden - block.unit) / N, 0, block.vectors);
   for (index u = 0; u < whole; u++) f(u, std::integral_constant<int, N>{});
@@ -142,7 +143,7 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
     for (int k = 0; k < S; k++) before_row[k] = block.before[k][r] + block.unit;
     for (int k = 0; k < S; k++) after_row[k] = block.after[k][r] + block.unit;
     T* saved_row = block.saved ? block.saved[r] + block.unit : nullptr;
-    for_each_vector<T>(block, [&](index u, auto n) {
+    for_each_vector<T>(block, [&](index u, auto n) __attribute__((always_inline)) {
       V z[A], p[P + 1], before[S], after[S], saved[K + 1];
       const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
       for (int k = 0; k < P; k++) p[k] = V::load_first(block.unit_weights[k] + block.unit + u * N, n);
@@ -183,7 +184,7 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
       after_row[k] = block.after[k][r] + block.unit;
     }
     for (int k = 0; k < D; k++) dstate_row[k] = block.dstate[k][r] + block.unit;
-    for_each_vector<T>(block, [&](index u, auto n) {
+    for_each_vector<T>(block, [&](index u, auto n) __attribute__((always_inline)) {
       V saved[K + 1], p[P + 1], before[S], after[S], dafter[S], dz[A], dbefore[D], kept[S];
       const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
       const auto tell = [&](int k) {

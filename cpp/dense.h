@@ -94,7 +94,7 @@ template <class T> class LinearGradient {
   // `rows`: how many there are in all, at most `most_rows` of them in a chunk.
   LinearGradient(index input, index output, const T* weight, bool need_dx, index rows, index most_rows, int threads)
       : input_(input), output_(output), most_rows_(most_rows), vectors_(ceil_div(output, N)),
-        dz_({vectors_, most_rows, N}), weight_gradient_(dense_feed(), output, {nullptr, input}, most_rows),
+        dz_({vectors_, most_rows, N}), weight_gradient_(dense_feed(), 1, output, {nullptr, input}, most_rows),
         bias_gradient_(1, output) {
     if (!need_dx) return;
     to_input_ = PackedColumns<T>(dense_feed(), {weight, input}, output, panel_width(rows));

@@ -28,28 +28,25 @@ struct TakeUp {
   template <class T> void operator()(T& caller, T& sum) const { sum = caller; }
 };
 
+// A tile's rows are lanes of dz, and its panel are features; where features would fill less than half of a vector, it
+// is the other way round.
 template <class E> class WeightGradient {
   using T = SumOf<E>;
 
  public:
   WeightGradient() = default;
-  // Of a matrix (G H, columns) that meets an operand of groups · columns numbers.
-  WeightGradient(Feed feed, index hidden, Matrix<T> matrix, index most_rows)
-      : feed_(std::move(feed)), hidden_(hidden), features_(matrix.columns), groups_(matrix.groups),
-        group_vectors_(ceil_div(hidden / matrix.groups, N)),
-        sum_({ceil_div(hidden, N), feed_.count() * N, columns(), N}), operand_({groups_, columns(), N, most_rows}) {}
+  // Of a matrix (G H, columns) that meets an operand of groups · columns numbers, and dz of so many accumulators.
+  WeightGradient(Feed feed, index accumulators, index hidden, Matrix<T> matrix, index most_rows)
+      : feed_(std::move(feed)), accumulators_(accumulators), hidden_(hidden), features_(matrix.columns),
+        groups_(matrix.groups), group_vectors_(ceil_div(hidden / matrix.groups, N)),
+        sum_({ceil_div(hidden, N), sums_a_vector()}), operand_({groups_, columns(), N, most_rows}) {}
 
   index rows() const { return feed_.count() * hidden_; }
   // Multiply-adds of a vector of units and so many rows.
-  double work(index row_count) const {
-    return static_cast<double>(row_count * columns()) * static_cast<double>(feed_.count() * N * N);
-  }
+  double work(index row_count) const { return static_cast<double>(row_count) * static_cast<double>(sums_a_vector()); }
 
   // Zeros for the sums of a vector of units: first of all.
-  void clear(index v) const {
-    const index size = feed_.count() * N * columns() * N;
-    std::fill_n(sum_.get() + v * size, size, T(0));
-  }
+  void clear(index v) const { std::fill_n(sum_.get() + v * sums_a_vector(), sums_a_vector(), T(0)); }
 
   // Packs v from the `first` of a chunk's `row_count` rows on; of pairs, v[2k] and v[2k + 1] make the k-th.
   void pack(const T* const* v, index first, index count, index row_count, Signals& signals) {
@@ -75,8 +72,11 @@ template <class E> class WeightGradient {
         const E* packed = operand(v / group_vectors_, row_count);
         for (index done = 0; done < row_count; done += rows_at_once) {
           const index rows = std::min(rows_at_once, row_count - done);
-          for (index c = begin; c < end; c += panel_at(c))
-            add_panel(dz, v, first_row + done, rows, packed + (c * row_count + done * panel_at(c)) * N, c, panel_at(c));
+          for (index c = begin; c < end; c += panel_at(c)) {
+            const E* panel = packed + (c * row_count + done * panel_at(c)) * N;
+            few_features() ? add_features(dz, v, first_row + done, rows, panel)
+                           : add_panel(dz, v, first_row + done, rows, panel, c, panel_at(c));
+          }
         }
       }
     }
@@ -90,6 +90,11 @@ template <class E> class WeightGradient {
       const index i = row / hidden_, unit = row % hidden_;
       T* weight = dweights + (feed_.gates[static_cast<std::size_t>(i)] * hidden_ + unit) * row_columns;
       const index begin = groups_ == 1 && row_columns == features_ ? 0 : unit % features_ / row_columns * row_columns;
+      if (few_features()) {
+        T* of_unit = sum_.get() + unit / N * sums_a_vector() + (feed_.first + i) * N + unit % N;
+        for (index f = begin; f < begin + row_columns; f++) meet(weight[f - begin], of_unit[f * accumulators_ * N]);
+        continue;
+      }
       for (index c = 0; c < columns(); c += panel_at(c)) {
         T* of_panel = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N - c * N;
         const index end = std::min((c + panel_at(c)) * N, begin + row_columns);
@@ -107,11 +112,30 @@ template <class E> class WeightGradient {
   static constexpr index rows_at_once = 128;
   static constexpr index bytes_in_cache = 192 * 1024;
 
+  bool few_features() const { return 2 * features_ <= N && groups_ == 1 && accumulators_ <= most_width; }
+  index sums_a_vector() const {  // of units
+    return few_features() ? features_ * accumulators_ * N : feed_.count() * N * columns() * N;
+  }
   index columns() const { return ceil_div(features_, N); }  // vectors, of a group
   index panel_at(index c) const { return even_part(columns() - c, width); }
   E* operand(index g, index row_count) const { return operand_.get() + g * columns() * N * row_count; }
   // The sums of a vector of units and a panel of columns lie together: [accumulator][lane][column], padding and all.
-  T* sum(index v, index c) const { return sum_.get() + (v * columns() + c) * feed_.count() * N * N; }
+  T* sum(index v, index c) const { return sum_.get() + v * sums_a_vector() + c * feed_.count() * N * N; }
+
+  // Of all accumulators, those too that the feed leaves out: [feature][accumulator][lane].
+  void add_features(const DzView<E>& dz, index v, index row, index rows, const E* packed) const {
+    const index w = accumulators_, stride = w * N;
+    for (index f = 0; f < features_;) {
+      const index m = even_part(features_ - f, rows_of_tile(static_cast<int>(w)));
+      const E* pointers[most_rows];
+      for (index i = 0; i < m; i++) pointers[i] = packed + f + i;
+      T* sums = sum_.get() + v * sums_a_vector() + f * stride;
+      const E* panel = dz.at(v, row);
+      tile_for<E>(static_cast<int>(m), static_cast<int>(w))(Parts<E>(pointers, Walk{rows, N}), 0, panel, {sums, stride},
+                                                            sums, stride, {reinterpret_cast<const char*>(panel), 0});
+      f += m;
+    }
+  }
 
   void add_panel(const DzView<E>& dz, index v, index row, index rows, const E* panel, index c, index w) const {
     const Walk walk{rows, dz.row_stride()};
@@ -132,7 +156,7 @@ template <class E> class WeightGradient {
   }
 
   Feed feed_;
-  index hidden_ = 0, features_ = 0, groups_ = 1, group_vectors_ = 1;
+  index accumulators_ = 0, hidden_ = 0, features_ = 0, groups_ = 1, group_vectors_ = 1;
   Buffer<T> sum_;
   Buffer<E> operand_;
 };

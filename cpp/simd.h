@@ -15,6 +15,49 @@ namespace rnnfast {
 
 using index = std::ptrdiff_t;
 
+// The first n lanes of a packet, 0 <= n < lanes: the others read as zero and are never written. By masks where the
+// processor has fast ones. By way of the stack, a load waits until what memcpy wrote there is in the cache.
+template <class T, class Packet> struct FirstLanesByStack {
+  static constexpr int lanes = Eigen::internal::unpacket_traits<Packet>::size;
+  static Packet load(const T* from, int n) {
+    alignas(64) T whole[lanes] = {};
+    std::memcpy(whole, from, static_cast<std::size_t>(n) * sizeof(T));
+    return Eigen::internal::ploadu<Packet>(whole);
+  }
+  static void store(T* to, Packet p, int n) {
+    alignas(64) T whole[lanes];
+    Eigen::internal::pstoreu(whole, p);
+    std::memcpy(to, whole, static_cast<std::size_t>(n) * sizeof(T));
+  }
+};
+template <class T> struct FirstLanes : FirstLanesByStack<T, typename Eigen::internal::packet_traits<T>::type> {};
+#if defined(__AVX512F__)
+template <> struct FirstLanes<float> {
+  static __mmask16 mask(int n) { return static_cast<__mmask16>((1U << n) - 1); }
+  static __m512 load(const float* from, int n) { return _mm512_maskz_loadu_ps(mask(n), from); }
+  static void store(float* to, __m512 p, int n) { _mm512_mask_storeu_ps(to, mask(n), p); }
+};
+template <> struct FirstLanes<double> {
+  static __mmask8 mask(int n) { return static_cast<__mmask8>((1U << n) - 1); }
+  static __m512d load(const double* from, int n) { return _mm512_maskz_loadu_pd(mask(n), from); }
+  static void store(double* to, __m512d p, int n) { _mm512_mask_storeu_pd(to, mask(n), p); }
+};
+#elif defined(__AVX2__)
+// Here a store by mask is slower than memcpy.
+template <> struct FirstLanes<float> : FirstLanesByStack<float, __m256> {
+  static __m256 load(const float* from, int n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane));
+  }
+};
+template <> struct FirstLanes<double> : FirstLanesByStack<double, __m256d> {
+  static __m256d load(const double* from, int n) {
+    const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+    return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+  }
+};
+#endif
+
 template <class T> struct Vec {
   using Scalar = T;
   using Packet = typename Eigen::internal::packet_traits<T>::type;
@@ -33,18 +76,8 @@ template <class T> struct Vec {
   void store(T* to) const { Eigen::internal::pstoreu(to, p); }
 
   // The first n lanes; the others read as zero and are never written. For the last vector of a row only.
-  static Vec load_first(const T* from, int n) {
-    if (n >= lanes) return load(from);
-    alignas(64) T whole[lanes] = {};
-    std::memcpy(whole, from, n * sizeof(T));
-    return load(whole);
-  }
-  void store_first(T* to, int n) const {
-    if (n >= lanes) return store(to);
-    alignas(64) T whole[lanes];
-    store(whole);
-    std::memcpy(to, whole, n * sizeof(T));
-  }
+  static Vec load_first(const T* from, int n) { return n >= lanes ? load(from) : Vec(FirstLanes<T>::load(from, n)); }
+  void store_first(T* to, int n) const { n >= lanes ? store(to) : FirstLanes<T>::store(to, p, n); }
 };
 
 template <class T> inline Vec<T> operator+(Vec<T> a, Vec<T> b) { return Eigen::internal::padd(a.p, b.p); }
