@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnfast as rf
+from rnnfast import _kernels
 from shapes import Shape
 from support import (
     CELLS,
@@ -51,6 +52,14 @@ def add_pairs(start: Array, a: Array, b: Array) -> Array:
             total = total + (np.outer(a[:, j], b[:, j]) if j < a.shape[1] else np.float32(0))
     assert total.dtype == np.float32
     return total
+
+
+def sigmoid(z: Array) -> Array:
+    return _kernels.math("sigmoid", z.ravel()).reshape(z.shape)
+
+
+def tanh(z: Array) -> Array:
+    return _kernels.math("tanh", z.ravel()).reshape(z.shape)
 
 
 def random_numbers(seed: int, *shapes: tuple[int, ...]) -> list[Array]:
@@ -144,6 +153,52 @@ def assert_sums_of_pairs(shape: Shape, bias: bool, number: int, seed: int) -> No
         np.testing.assert_array_equal(minus[0], np.maximum(-z, 0))
         h = y[0] / 64  # as it is: rounded anew where it is read
     assert_same_bits(layer.flat_params, before)
+
+
+def moderate_layer(cell: type[Any], inputs: int, hidden: int, **options: Any) -> tuple[Any, dict[str, Array]]:
+    """A layer whose weights are of all sizes, but leave its gates between their ends; and its parameters."""
+    layer = cell(inputs, hidden, seed=0, **BFLOAT16, **options)
+    random = np.random.default_rng(0)
+    for value in layer.params.values():
+        value[...] = np.ldexp(random.standard_normal(value.shape, np.float32), random.integers(-8, 0, value.shape))
+    return layer, {name.removesuffix("_l0"): array for name, array in layer.params.items()}
+
+
+@kernel
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_candidate_reads_the_reset_state_in_pairs_to_the_bit(number: int) -> None:
+    """GRU, reset before: n = tanh(b + W_n x + R_n (r h)), whose operand the step itself has made."""
+    layer, parts = moderate_layer(rf.GRU, 19, 37, reset_after=False)
+    x, h = np.random.default_rng(1).standard_normal((6, 7, 19), np.float32), np.zeros((7, 37), np.float32)
+    w, r = (parts[name].reshape(3, 37, -1) for name in ("weight_ih", "weight_hh"))
+    bias = (parts["bias_ih"] + parts["bias_hh"]).reshape(3, 37)
+    with threads(number):
+        y, _, tape = layer.forward(x)
+    for t in range(6):
+        gates = [add_pairs(add_pairs(bias[k][None], x[t], w[k]), h, r[k]) for k in (0, 1)]
+        reset, update = (sigmoid(z) for z in gates)
+        assert_same_bits(tape.gates[0, t, :, 0], reset)
+        assert_same_bits(tape.gates[0, t, :, 1], update)
+        assert_same_bits(tape.gates[0, t, :, 2], tanh(add_pairs(add_pairs(bias[2][None], x[t], w[2]), reset * h, r[2])))
+        h = y[t]
+
+
+@kernel
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_projection_reads_its_operand_in_pairs_to_the_bit(number: int) -> None:
+    """LSTM with proj_size: h = W_hr (o tanh c), and the gates of the next step read that h."""
+    layer, parts = moderate_layer(rf.LSTM, 19, 37, proj_size=11)
+    x, h = np.random.default_rng(1).standard_normal((6, 7, 19), np.float32), np.zeros((7, 11), np.float32)
+    bias = parts["bias_ih"] + parts["bias_hh"]
+    with threads(number):
+        y, _, tape = layer.forward(x)
+    for t in range(6):
+        z = add_pairs(add_pairs(bias[None], x[t], parts["weight_ih"]), h, parts["weight_hh"]).reshape(7, 4, 37)
+        output = sigmoid(z[:, 3])
+        assert_same_bits(tape.gates[0, t, :, 3], output)
+        made = output * tanh(tape.cell[0, t])
+        assert_same_bits(y[t], add_pairs(np.zeros((7, 11), np.float32), made, parts["weight_hr"]))
+        h = y[t]
 
 
 @kernel
