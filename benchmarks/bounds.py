@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import geometric_mean
 
+from rnnfast.recurrent import _CELLS
+
 from .limits import LEVEL3, MEMORY
-from .results import Figure, Results
-from .targets import PYTORCH
+from .results import Figure, Memory, Results
+from .targets import MOST_MEMORY, PYTORCH
 from .variants import USUAL_CELLS, variant
 
 # On whole vectors, of a vector of units and a row, forward and backward, loads and stores among them: counted in the
@@ -67,3 +70,31 @@ def streams(results: Results) -> Iterator[tuple[Figure, str, float]]:
         rate = results.bandwidth(level, work.threads)
         if not math.isnan(rate):
             yield figure, level, work.weights_a_step * work.shape.T / rate / figure.ours.median
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What a training step of one layer has to hold when backward ends, and what ours holds beside it, in bytes."""
+
+    memory: Memory
+    tape: int  # y, the other states and what the equations keep for backward, of every step
+    results: int  # dx and the gradients of the weights
+    copies: int  # weights packed for backward, and the sums of their gradients
+
+    @property
+    def least(self) -> float:
+        """Tape and results alone over PyTorch's peak."""
+        assert not isinstance(self.memory.torch, str)
+        return (self.tape + self.results) / self.memory.torch
+
+
+def holdings(results: Results) -> Iterator[Holding]:
+    """Of the shapes at which we hold more of PyTorch's memory than wanted."""
+    for memory in results.memory:
+        if memory.ratio is None or memory.ratio <= MOST_MEMORY:
+            continue
+        T, B, I, H = memory.shape.T, memory.shape.B, memory.shape.I, memory.shape.H  # noqa: E741
+        layer = variant(memory.cell).make(I, H)
+        cell = _CELLS[layer._cell_of(0)]
+        weights = sum(value.nbytes for value in layer.params.values())
+        yield Holding(memory, 4 * T * B * H * (cell["states"] + cell["saved"]), 4 * T * B * I + weights, 2 * weights)

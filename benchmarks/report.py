@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import quantiles
 
-from .bounds import ceilings, equations, streams
+from .bounds import ceilings, equations, holdings, streams
 from .limits import MEMORY
 from .results import Figure, Results, Topic, Work
 from .targets import ONE_THREAD, judge, level2_share, next_multiple, one_row
@@ -165,6 +165,16 @@ def _bounds(results: Results) -> str:
         [*_place(figure), megabytes(figure.work.weights_a_step), level, percent(figure.share), percent(share)]
         for figure, level, share in streams(results)
     ]
+    held = [
+        [
+            holding.memory.shape.name,
+            holding.memory.shape.sizes,
+            holding.memory.cell,
+            *map(megabytes, (holding.tape, holding.results, holding.copies, holding.memory.ours, holding.memory.torch)),
+            f"{holding.least:.2f}",
+        ]
+        for holding in holdings(results)
+    ]
     pieces = [
         (
             "**PyTorch itself.** Its time over ours, geometric means, and what they would be if our products ran at "
@@ -181,6 +191,12 @@ def _bounds(results: Results) -> str:
             "memory that they fit, they alone would take this share of the time of forward; arithmetic hides it only "
             "as far as lines that were asked for come in time:",
             table(("shape", "T, B, I, H", "cell", "threads", "a step", "from", "of peak", "of the time"), passing),
+        ),
+        (
+            "**What has to be held.** Where memory misses its target: y, states and what the equations keep of every "
+            "step; dx and gradients; then what ours has beside them, weights packed for backward and the sums of "
+            "their gradients. The last column is the first two alone over PyTorch's peak:",
+            table(("shape", "T, B, I, H", "cell", "steps", "results", "copies", "rnnfast", "PyTorch", "least"), held),
         ),
     ]
     found = [f"{text}\n\n{body}" for text, body in pieces if body]

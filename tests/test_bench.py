@@ -18,7 +18,7 @@ from rnnfast.cli import main
 
 pytest.importorskip("tqdm")
 from rnnfast.benchmarks import contenders, echo_state, language_model, peers, processes, streaming, suite, timing
-from rnnfast.benchmarks.bounds import CELL_INSTRUCTIONS
+from rnnfast.benchmarks.bounds import CELL_INSTRUCTIONS, holdings
 from rnnfast.benchmarks.contenders import Contender, Match
 from rnnfast.benchmarks.limits import LEVEL2, LEVEL3, MEMORY, Bandwidth
 from rnnfast.benchmarks.report import markdown, seconds, table
@@ -518,7 +518,7 @@ def test_one_row_has_a_table_with_the_share_of_the_cache() -> None:
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
 def test_a_report_says_what_bounds_what_falls_short() -> None:
-    """How fast PyTorch is itself, what the equations cost where units are few, which weights pass by."""
+    """How fast PyTorch is itself, what the equations cost where units are few, which weights pass by, what is held."""
     few = Shape("few", 24, 512, 8, 32)
     figures = [
         figure(PyTorch=1.2, share=0.8),
@@ -527,8 +527,12 @@ def test_a_report_says_what_bounds_what_falls_short() -> None:
         figure("forward", "GRU", few),
         figure("forward"),  # reads 6 MB at each of 100 steps in a second
     ]
-    measured = results(*figures, bandwidths=[Bandwidth(LEVEL3, 1, 6e9)], round_trips=[1e-7, 5e-7])
+    held = [Memory("LSTM", few, 20_000_000, 30_000_000), Memory("GRU", few, 1, 30_000_000)]
+    measured = results(*figures, bandwidths=[Bandwidth(LEVEL3, 1, 6e9)], round_trips=[1e-7, 5e-7], memory=held)
     text = markdown(measured)
+    # 24·512·32 numbers six times; 24·512·8 and 4·32·(8 + 32 + 2); the latter twice
+    assert "| few | 24, 512, 8, 32 | LSTM | 9.44 MB | 0.415 MB | 0.0430 MB | 20.0 MB | 30.0 MB | 0.33 |" in text
+    assert [holding.memory for holding in holdings(measured)] == held[:1]
     assert "| LSTM | training | 2 | 1.80 | 2.12 |" in text  # √(1.2 · 2.7), √(1.5 · 3)
     assert "| GRU | ragged | 1 | 2.00 | 4.00 |" in text
     forward, backward = CELL_INSTRUCTIONS["GRU"]
