@@ -129,10 +129,12 @@ template <class T, class E> class PackedStage {
   // The cell of `rows` rows of the desk from `first` on, for the crew's part of the blocks. `ahead`: gives a block's z
   // with W x in it, or null.
   template <class Ahead> void run(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
-                                  const E* const* operand, bool saves, T* z, T* parts, Ahead ahead) const {
+                                  const E* const* operand, bool saves, T* z, T* parts, bool from_last,
+                                  Ahead ahead) const {
     if (normed_) sum_parts(desk, first, rows, crew, x, operand, saves, parts);
     const Range own_blocks = crew.blocks(blocks());
-    for (index j = own_blocks.begin; j < own_blocks.end; j++) {
+    for (index i = own_blocks.begin; i < own_blocks.end; i++) {
+      const index j = from_last ? own_blocks.end - 1 - (i - own_blocks.begin) : i;
       if (crew.signals.stop(work(j, rows))) return;
       T* of_block = z;
       if (normed_) {
@@ -140,9 +142,10 @@ template <class T, class E> class PackedStage {
       } else if (T* made = ahead(j)) {
         of_block = made;
         packed_.multiply_into(nullptr, operand, rows, vector_of(j), vectors_of(j), Make::recurrent, nullptr, made,
-                              z_stride(j));
+                              z_stride(j), from_last);
       } else {
-        packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, bias_of(j), z, z_stride(j));
+        packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, bias_of(j), z, z_stride(j),
+                              from_last);
       }
       take_own_inputs(desk, first, rows, j, of_block);
       run_cell(desk, first, rows, j, saves, of_block);
@@ -257,6 +260,7 @@ template <class T, class E> struct Desk {
   OperandRows<T, E> x, operand;
   Buffer<const T*> scale;  // of the rows: factors of h, or empty
   Buffer<T> z, parts;
+  bool from_last = false;  // the way in which the next pass takes the weights
 };
 
 template <class T, class E> class PackedLayer {
@@ -297,11 +301,13 @@ template <class T, class E> class PackedLayer {
     return desk;
   }
 
-  // One step of the desk's first `rows` rows: stage after stage, each on the crew's part of its blocks.
+  // One step of the desk's first `rows` rows: stage after stage, each on the crew's part of its blocks. Every pass over
+  // the weights goes the other way than the one before, so that it begins with those that are still in a cache.
   // ahead(stage, j): z of all rows with W x in it, or null.
   template <class Ahead> void step(Desk<T, E>& desk, index rows, const Crew& crew, bool keeps, Ahead ahead) const {
     const bool saves = keeps || needs_values_;
     const E* const* x = ahead(0, 0) ? nullptr : desk.x.of(desk.rows.x(), rows, input_);
+    bool from_last = desk.from_last;
     for (index k = 0; k < stages(); k++) {
       const PackedStage<T, E>& stage = (*this)[k];
       const Stage<T>& what = stage.stage();
@@ -312,10 +318,11 @@ template <class T, class E> class PackedLayer {
         operand = desk.operand.of(from, rows, of_h ? output_ : hidden_,
                                   what.scaled && desk.scale.size() ? desk.scale.get() : nullptr);
       }
-      for (index r = 0; r < rows && !crew.signals.stopped();) {
+      from_last = desk.from_last;
+      for (index r = 0; r < rows && !crew.signals.stopped(); from_last = !from_last) {
         const index some = even_part(rows - r, rows_in_cache);
         stage.run(desk.rows, r, some, crew, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
-                  desk.parts.get(), [&](index j) -> T* {
+                  desk.parts.get(), from_last, [&](index j) -> T* {
                     T* z = ahead(k, j);
                     return z ? z + r * stage.z_stride(j) : nullptr;
                   });
@@ -323,6 +330,7 @@ template <class T, class E> class PackedLayer {
       }
       crew.wait();
     }
+    desk.from_last = from_last;
   }
 
   // Zoneout's shares of a row's states, before its step; of the crew's units.

@@ -179,21 +179,25 @@ template <class E> struct Panels {
 
 // z[r, c] = from[r, c] + Σ_k a[r, k] w[k, c] for all rows and all columns of a block; z has the columns' vectors side
 // by side, rows `z_stride` numbers apart. The parts may walk a part of the panels' length, which begins at k = `first`.
+// Panels may be taken from the last to the first.
 template <class E> void multiply(const Parts<E>& parts, index row_count, const Panels<E>& panels, From<SumOf<E>> from,
-                                 SumOf<E>* z, index z_stride, index first = 0) {
+                                 SumOf<E>* z, index z_stride, index first = 0, bool from_last = false) {
   constexpr index N = Vec<SumOf<E>>::lanes;
-  if (row_count == 0) return;
-  const index walked = parts.length();
-  const E* packed = panels.packed;
-  for (index c = 0; c < panels.columns;) {
-    const index w = even_part(panels.columns - c, panels.width);
-    const index most = rows_of_tile(static_cast<int>(w));
-    const index tiles = ceil_div(row_count, most);
-    const E* panel = packed + first * w * N;
+  if (row_count == 0 || panels.columns == 0) return;
+  const index walked = parts.length(), count = ceil_div(panels.columns, panels.width);
+  for (index i = 0; i < count; i++) {
+    // Parts as even as can be, the wider ones first, as even_part() cuts them.
+    const index p = from_last ? count - 1 - i : i, wider = panels.columns % count;
+    const index w = panels.columns / count + (p < wider ? 1 : 0);
+    const index c = p * (panels.columns / count) + std::min(p, wider);
+    const index most = rows_of_tile(static_cast<int>(w)), tiles = ceil_div(row_count, most);
+    const E* panel = panels.packed + (c * panels.length + first * w) * N;
     // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
     const index share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles);
+    const index next = panels.length * w * N;
     Ahead ahead{reinterpret_cast<const char*>(panel), 0};
-    if (tiles > 1) ahead = {reinterpret_cast<const char*>(panel + panels.length * w * N), stride_ahead(share, walked)};
+    if (tiles > 1)
+      ahead = {reinterpret_cast<const char*>(from_last ? panel - next : panel + next), stride_ahead(share, walked)};
     for (index r = 0; r < row_count;) {
       const index m = even_part(row_count - r, most);
       tile_for<E>(static_cast<int>(m), static_cast<int>(w))(
@@ -201,8 +205,6 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
       if (tiles > 1) ahead.at += share;
       r += m;
     }
-    packed += w * N * panels.length;
-    c += w;
   }
 }
 

@@ -92,8 +92,9 @@ template <class E> class PackedRows {
   // z of these rows and a block of units, from b or, the recurrent part alone, from what is there.
   // z: [row][accumulator][vector][lane].
   void multiply_into(const E* const* x, const E* const* operand, index row_count, index v, index vectors, Make make,
-                     const T* bias, T* z, index z_stride) const {
-    for (const Section& section : sections_) {
+                     const T* bias, T* z, index z_stride, bool from_last = false) const {
+    for (std::size_t k = 0; k < sections_.size(); k++) {
+      const Section& section = sections_[from_last ? sections_.size() - 1 - k : k];
       const bool begins = make != Make::recurrent;
       Parts<E> parts;
       if (section.kind.x && make != Make::recurrent) parts.add(x, Walk{input_length_});
@@ -104,7 +105,7 @@ template <class E> class PackedRows {
       const From<T> from = begins ? From<T>{bias + at, 0} : From<T>{z + at, z_stride};
       multiply(parts, row_count,
                Panels<E>{block(section, v, vectors), section.count() * vectors, width_, section.length}, from, z + at,
-               z_stride, begins || !section.kind.x ? 0 : input_length_);
+               z_stride, begins || !section.kind.x ? 0 : input_length_, from_last);
     }
   }
 
