@@ -130,9 +130,9 @@ def _machine(results: Results) -> str:
         title = f"multiply-add peak, {threads} thread{'s' * (threads > 1)}"
         rows.append((title, f"{low:.0f} to {high:.0f} GF/s in the course of the run"))
     if trips := [seconds * 1e9 for seconds in results.round_trips if not math.isnan(seconds)]:
-        low, middle, high = (quantiles(trips, n=20)[k] for k in (0, 9, 18)) if len(trips) > 1 else trips * 3
+        low, middle, high = (quantiles(trips, n=10)[k] for k in (0, 4, 8)) if len(trips) > 1 else trips * 3
         title = "a cache line, from core to core and back"
-        rows.append((title, f"{middle:.0f} ns; nine tenths of the time between {low:.0f} and {high:.0f}"))
+        rows.append((title, f"{middle:.0f} ns; eight tenths of the time between {low:.0f} and {high:.0f}"))
     return (f"`{results.command}`\n\n" if results.command else "") + table(("machine", ""), rows)
 
 

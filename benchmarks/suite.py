@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 from tqdm import tqdm
 
@@ -123,7 +124,7 @@ def run_plan(plan: Plan, results: Results, between: Callable[[], None]) -> None:
                 job.run(results)
                 if plan.most_threads > 1:
                     time.sleep(SETTLE_SECONDS)
-                    results.round_trips.append(_kernels.line_round_trip())
+                    results.round_trips.append(median(_kernels.line_round_trip() for _ in range(3)))
                 bar.update()
                 between()
     finally:
