@@ -31,7 +31,7 @@ inline index checked_product(std::initializer_list<index> sizes) {
 }
 
 // Large scratch blocks that were freed, kept for the next call: the system would clear every page of a new one, which
-// costs a call several per cent of its time, and several times that where no large pages are left. What is kept is
+// costs a call several per cent of its time, and more among other libraries in one process. What is kept is
 // bounded, and the blocks that were given back last are kept; small blocks never come here. Nobody ever waits: a child
 // that was forked while another thread held the lock would wait for ever.
 class Spare {
