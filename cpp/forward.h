@@ -119,7 +119,7 @@ template <class T, class E> class Forward {
                  [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
   }
 
-  // Final states, and zeros past the lengths.
+  // Final states, and zeros of y past the lengths. What else lies over time is for backward, which reads none of it.
   void finish(Range rows, Signals& signals) {
     const Timeline& timeline = layer_.timeline;
     const double row_work = work_of_memory * static_cast<double>(layer_.cell.states * layer_.hidden());
@@ -131,9 +131,8 @@ template <class T, class E> class Forward {
         const T* initial = layer_.initial[k] ? layer_.initial[k] + b * width : layer_.fresh[k].get();
         const T* from = length ? layer_.after(k, length - 1, r) : initial;
         std::copy_n(from, width, to);
-        if (k == 0 || layer_.keeps_states) clear_past(layer_.states[k], b, length);
       }
-      if (layer_.saved) clear_past(layer_.saved, b, length);
+      clear_past(layer_.states[0], b, length);
     }
   }
 
