@@ -26,10 +26,11 @@ BEYOND_LEVEL2, WITHIN_LEVEL3 = 2 << 20, 32 << 20
 def ceilings(results: Results) -> Iterator[tuple[str, str, int, float, float]]:
     """Topic, cell, figures, the mean ratio to PyTorch, and what it would be if ours ran at the peak itself."""
     for topic in ("training", "ragged", "language model"):
-        for cell in USUAL_CELLS:
+        of_topic = results.of(topic)
+        for cell in dict.fromkeys(figure.work.cell for figure in of_topic):
             found = [
                 (ratio, ratio / figure.share)
-                for figure in results.of(topic)
+                for figure in of_topic
                 if figure.work.cell == cell and figure.work.dtype == "float32"
                 if (ratio := best_ratio(figure)) is not None and not math.isnan(figure.share)
             ]
