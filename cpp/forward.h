@@ -119,7 +119,7 @@ template <class T, class E> class Forward {
                  [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
   }
 
-  // Final states, and zeros of y past the lengths. What else lies over time is for backward, which reads none of it.
+  // Final states, and zeros of y past the lengths; what is kept for backward is read by nobody there.
   void finish(Range rows, Signals& signals) {
     const Timeline& timeline = layer_.timeline;
     const double row_work = work_of_memory * static_cast<double>(layer_.cell.states * layer_.hidden());

@@ -162,6 +162,15 @@ inline index stride_ahead(index bytes, index length) {
 // n things in parts of at most `most`, as even as can be: the size of the next part.
 constexpr index even_part(index n, index most) { return ceil_div(n, ceil_div(n, most)); }
 
+// The p-th of these parts, from any side: the larger ones come first.
+struct Cut {
+  index begin, size;
+};
+constexpr Cut even_cut(index n, index most, index p) {
+  const index count = ceil_div(n, most), least = n / count, larger = n % count;
+  return {p * least + std::min(p, larger), least + (p < larger ? 1 : 0)};
+}
+
 // How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy.
 constexpr index panel_width(index rows) {
   constexpr index widest_for_many = sums_in_registers >= 24 ? 4 : 3;
@@ -186,10 +195,7 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
   if (row_count == 0 || panels.columns == 0) return;
   const index walked = parts.length(), count = ceil_div(panels.columns, panels.width);
   for (index i = 0; i < count; i++) {
-    // Parts as even as can be, the wider ones first, as even_part() cuts them.
-    const index p = from_last ? count - 1 - i : i, wider = panels.columns % count;
-    const index w = panels.columns / count + (p < wider ? 1 : 0);
-    const index c = p * (panels.columns / count) + std::min(p, wider);
+    const auto [c, w] = even_cut(panels.columns, panels.width, from_last ? count - 1 - i : i);
     const index most = rows_of_tile(static_cast<int>(w)), tiles = ceil_div(row_count, most);
     const E* panel = panels.packed + (c * panels.length + first * w) * N;
     // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
