@@ -40,14 +40,12 @@ template <class T, class E> class Backward {
   void run(Signals& signals) {
     parallel(plan_.threads, [&](int thread, int count) {
       Worker& worker = workers_[static_cast<std::size_t>(thread)];
-      const Range rows = plan_.by_rows ? layer_.timeline.share_rows(thread, count, numbers) : Range{0, batch_};
-      point_to_gradients(worker, rows);
       for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
       start_dstates(share(batch_, thread, count), signals);
       barrier_.wait(count, [&] { begin_chunk(); });
       if (adjoints_.resume) exchange(thread, count, TakeUp{});
       while (begin_ < step_) {
-        run_chunk(worker, rows, thread, count, signals);
+        run_chunk(worker, thread, count, signals);
         barrier_.wait(count, [&] { signals.stopped() ? skip_rest() : begin_chunk(); });
       }
       initial_gradient(worker, share(batch_, thread, count), signals);
@@ -72,7 +70,7 @@ template <class T, class E> class Backward {
       for (Buffer<T*>& rows_of : dstate) rows_of = Buffer<T*>({b.batch_});
       for (Buffer<T*>& rows_of : whole) rows_of = Buffer<T*>({b.batch_});
       if (b.doutput_.size()) doutput = Buffer<T*>({b.batch_});
-      dx_rows = Buffer<T*>({b.chunk_.capacity()});
+      dx_rows = Buffer<T*>({b.chunk_.most_rows()}), dz_rows = Buffer<index>({b.chunk_.most_rows()});
     }
     StepRows<T> rows;
     Buffer<const E*> dz;  // of the stage after
@@ -80,6 +78,7 @@ template <class T, class E> class Backward {
     std::array<Buffer<T*>, most_states + most_carried> dstate;
     std::array<Buffer<T*>, most_states> whole;
     Buffer<T*> doutput, dx_rows;
+    Buffer<index> dz_rows;
     Buffer<T> dh, dx;
   };
 
@@ -120,7 +119,11 @@ template <class T, class E> class Backward {
   }
   void skip_rest() { step_ = begin_; }
 
-  void run_chunk(Worker& worker, Range rows, int thread, int count, Signals& signals) {
+  // Rows are shared out anew for each chunk: where lengths differ, the last steps are those of a few long rows.
+  void run_chunk(Worker& worker, int thread, int count, Signals& signals) {
+    const Range rows =
+        plan_.by_rows ? layer_.timeline.share_rows(thread, count, begin_, step_, numbers) : Range{0, batch_};
+    point_to_gradients(worker, rows);
     index rows_after = 0;  // of the step after, if the worker still points at it
     for (index s = step_; s-- > begin_;) {
       const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
@@ -129,7 +132,7 @@ template <class T, class E> class Backward {
       step(worker, s, rows.begin, live, thread, count, signals);
     }
     barrier_.wait(count);
-    if (adjoints_.dx) input_gradient(worker, share(chunk_.rows(), thread, count), signals);
+    if (adjoints_.dx) input_gradient(worker, rows, share(chunk_.rows(), thread, count), signals);
     for (BackwardStage<T, E>& stage : stages_) stage.add_weights(chunk_, thread, count, signals);
   }
 
@@ -286,19 +289,22 @@ template <class T, class E> class Backward {
     stage.what.phase->backward(block);
   }
 
-  void input_gradient(Worker& worker, Range rows, Signals& signals) {
+  // dx of the thread's own rows of the batch, whose dz it has just made; where units are split, of a share of the chunk.
+  void input_gradient(Worker& worker, Range own, Range part, Signals& signals) {
     const index stride = stages_.front().to_input.columns() * N;
     T* z = worker.dx.get();
-    chunk_.for_each_step(rows, [&](index q, index s, index first, index last) {
-      for (index r = first; r < last; r++, q++)
-        worker.dx_rows[q] = adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
-    });
-    for (index q = rows.begin; q < rows.end && !signals.stopped();) {
-      const index n = even_part(rows.end - q, dx_rows());
+    index count = 0;
+    const auto take = [&](index q, index s, index r) {
+      worker.dx_rows[count] = adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
+      worker.dz_rows[count++] = chunk_.first() + q;
+    };
+    plan_.by_rows ? chunk_.for_each_row_of(own, take) : chunk_.for_each_row(part, take);
+    for (index i = 0; i < count && !signals.stopped();) {
+      const index n = even_part(count - i, dx_rows());
       for (index p = 0; p < static_cast<index>(stages_.size()); p++)
-        stages_[p].add_input_gradient(chunk_, q, n, p > 0, z, stride, signals);
-      for (index i = 0; i < n; i++) write_dx(z + i * stride, worker.dx_rows[q + i]);
-      q += n;
+        stages_[p].add_input_gradient(worker.dz_rows.get() + i, n, p > 0, z, stride, signals);
+      for (index r = 0; r < n; r++) write_dx(z + r * stride, worker.dx_rows[i + r]);
+      i += n;
     }
   }
 

@@ -54,14 +54,16 @@ class ChunkRows {
   // The order in which products over rows take them, each step filled up to whole elements.
   index order_of(index s, index r) const { return at(s).before_in_order + r; }
 
-  // Calls f(q, s, first, last) for what the chunk's rows [some.begin, some.end) have of each step: rows [first, last)
-  // of step s, of which the first is the q-th of the chunk.
-  template <class F> void for_each_step(Range some, F f) const {
-    for (const Step& step : steps_) {
-      const index first = std::max(some.begin - step.before, index{0}),
-                  last = std::min(some.end - step.before, step.live);
-      if (first < last) f(step.before + first, step.s, first, last);
-    }
+  // Calls f(q, s, r) for the chunk's rows q in `some`: row r of step s.
+  template <class F> void for_each_row(Range some, F f) const {
+    for (const Step& step : steps_)
+      for (index q = std::max(some.begin, step.before); q < std::min(some.end, step.before + step.live); q++)
+        f(q, step.s, q - step.before);
+  }
+  // The same for those that rows `some` of the batch have in it.
+  template <class F> void for_each_row_of(Range some, F f) const {
+    for (const Step& step : steps_)
+      for (index r = some.begin; r < std::min(some.end, step.live); r++) f(step.before + r, step.s, r);
   }
   // Calls f(row, row or none) for each pair of rows that a product of pairs sums together: two of one step.
   template <class F> void for_each_pair(F f) const {
@@ -210,17 +212,16 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- products over the chunk -------------------------------------------------------------------------------------
-  // dx of rows [q, q + rows) of the chunk, or added to what z is.
-  void add_input_gradient(const ChunkRows& chunk, index q, index rows, bool add, T* z, index stride,
-                          Signals& signals) const {
+  // dx of some rows of dz, or added to what z is.
+  void add_input_gradient(const index* at, index rows, bool add, T* z, index stride, Signals& signals) const {
     std::array<const E*, 96> dz;
-    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(chunk.first() + q + i);
+    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(at[i]);
     to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride, signals);
     for (index a = 0; a < what.accumulators(); a++) {
       if (what.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
       for (index i = 0; i < rows; i++)
         for (index unit = 0; unit < what.units; unit++)
-          z[i * stride + unit] += dz_at(unit / N, chunk.first() + q + i)[a * N + unit % N];
+          z[i * stride + unit] += dz_at(unit / N, at[i])[a * N + unit % N];
     }
   }
 

@@ -61,7 +61,7 @@ template <class T, class E> class Forward {
   void run_steps(Worker& worker, const Crew& crew) {
     const Timeline& timeline = layer_.timeline;
     const auto [first, last_row] =
-        plan_.by_rows ? timeline.share_rows(crew.thread, crew.count) : Range{0, timeline.batch()};
+        plan_.by_rows ? timeline.share_rows(crew.thread, crew.count, 0, timeline.steps()) : Range{0, timeline.batch()};
     const index end = timeline.steps();
     index running = 0;  // rows at the step before, if the desk still points at it
     if (worker.desk.scale.size())
