@@ -132,8 +132,9 @@ template <class T, class E> class Backward {
       step(worker, s, rows.begin, live, thread, count, signals);
     }
     barrier_.wait(count);
+    const bool begins = step_ == layer_.timeline.steps() && !adjoints_.resume;
     if (adjoints_.dx) input_gradient(worker, rows, share(chunk_.rows(), thread, count), signals);
-    for (BackwardStage<T, E>& stage : stages_) stage.add_weights(chunk_, thread, count, signals);
+    for (BackwardStage<T, E>& stage : stages_) stage.add_weights(chunk_, thread, count, begins, signals);
   }
 
   void point(Worker& worker, index s, index first, index rows, index rows_after) {
@@ -289,7 +290,8 @@ template <class T, class E> class Backward {
     stage.what.phase->backward(block);
   }
 
-  // dx of the thread's own rows of the batch, whose dz it has just made; where units are split, of a share of the chunk.
+  // dx of the thread's own rows of the batch, whose dz it has just made; where units are split, of a share of the
+  // chunk.
   void input_gradient(Worker& worker, Range own, Range part, Signals& signals) {
     const index stride = stages_.front().to_input.columns() * N;
     T* z = worker.dx.get();
@@ -325,6 +327,7 @@ template <class T, class E> class Backward {
   }
 
   template <class Meet> void exchange(int thread, int count, Meet meet) const {
+    if (layer_.timeline.steps() == 0) return;  // no sum has begun
     for (const BackwardStage<T, E>& stage : stages_) stage.exchange(adjoints_.gradients, layer_, thread, count, meet);
   }
 

@@ -100,6 +100,11 @@ template <class T, class E> class BackwardStage {
         drecurrent_(recurrent_feed_, sums_, stage.units, stage.recurrent, capacity_),
         dbias_(stage.accumulators(), stage.units), dof_units_(stage.phase->unit_weights, stage.units) {
     if (wants_dx) to_input = PackedColumns<E>(input_feed_, stage.input, stage.units, panel_width(0));
+    // In one block each, like the weights that forward has packed: what one call gave back, the next one takes.
+    weights_ = Buffer<E>({to_operand.size() + to_input.size()});
+    to_operand.place(weights_.get()), to_input.place(weights_.get() + to_operand.size());
+    weight_sums_ = Buffer<T>({dinput_.sums() + drecurrent_.sums()});
+    dinput_.place(weight_sums_.get()), drecurrent_.place(weight_sums_.get() + dinput_.sums());
     if (normed()) {
       parts_ = Buffer<T>({stage.vectors(), capacity_, sums_, N});
       std::vector<UnitWeight> gains;
@@ -123,7 +128,7 @@ template <class T, class E> class BackwardStage {
 
   bool reads_operand() const { return !recurrent_feed_.gates.empty(); }
 
-  // This thread's part of the packed weights, and zeros where sums and rows begin with them.
+  // This thread's part of the packed weights, and zeros where rows begin with them.
   void start(int thread, int count, Signals& signals) {
     for (PackedColumns<E>* weights : {&to_operand, &to_input}) {
       if (weights == &to_operand && !reads_operand()) continue;
@@ -132,8 +137,6 @@ template <class T, class E> class BackwardStage {
     }
     const Range vectors = share(what.vectors(), thread, count);
     for (index v = vectors.begin; v < vectors.end; v++) {
-      for (const WeightGradient<E>* sums : {&dinput_, &drecurrent_})
-        if (!signals.stop(work_of_memory * sums->work(1))) sums->clear(v);
       if (signals.stop(work_of_memory * static_cast<double>(rows_to_clear(v) * sums_ * N))) return;
       clear_rows(v, dz_);
       if (normed()) clear_rows(v, parts_);
@@ -225,17 +228,17 @@ template <class T, class E> class BackwardStage {
     }
   }
 
-  // The sums of this thread's vectors of units; then the rows of the chunk's first step go where the next chunk looks
-  // for them.
-  void add_weights(const ChunkRows& chunk, int thread, int count, Signals& signals) const {
+  // The sums of this thread's vectors of units, which may begin with this chunk; then the rows of the chunk's first
+  // step go where the next chunk looks for them.
+  void add_weights(const ChunkRows& chunk, int thread, int count, bool begins, Signals& signals) const {
     const auto own = share(what.vectors(), thread, count);
     const index first = chunk.first(), rows = chunk.rows();
     const DzView<T> dz{dz_.get(), capacity_, what.accumulators()};
     if constexpr (same) {
-      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, first, rows, own, signals);
+      add_products(normed() ? DzView<E>{parts_.get(), capacity_, sums_} : dz, first, rows, own, begins, signals);
     } else {
       for (index v = own.begin; v < own.end; v++) make_pairs(chunk, v);
-      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, chunk.length() / numbers, own, signals);
+      add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, chunk.length() / numbers, own, begins, signals);
     }
     const index width = sums_ * N / numbers;
     for (index v = own.begin; v < own.end && !signals.stop(static_cast<double>(rows * sums_ * N)); v++) {
@@ -252,12 +255,12 @@ template <class T, class E> class BackwardStage {
 
   template <class Meet>
   void exchange(const Gradients<T>& to, const Layer<T>& layer, int thread, int count, Meet meet) const {
-    const auto ih = share(dinput_.rows(), thread, count), hh = share(drecurrent_.rows(), thread, count);
-    dinput_.exchange(to.ih, ih.begin, ih.end, meet);
+    const Range own = share(what.vectors(), thread, count);
+    dinput_.exchange(to.ih, own, meet);
     if (what.projection) {
-      drecurrent_.exchange(to.hr, hh.begin, hh.end, meet);
+      drecurrent_.exchange(to.hr, own, meet);
     } else {
-      drecurrent_.exchange(to.hh, hh.begin, hh.end, meet, layer.weights.output / layer.weights.heads);
+      drecurrent_.exchange(to.hh, own, meet, layer.weights.output / layer.weights.heads);
     }
     if (thread > 0) return;
     for (T* bias : {to.bias_ih, to.norm_ih_bias})
@@ -319,9 +322,9 @@ template <class T, class E> class BackwardStage {
     std::fill_n(rows.get() + ((v + 1) * capacity_ - count) * width, count * width, A{});
   }
 
-  void add_products(const DzView<E>& dz, index first_row, index rows, Range own, Signals& signals) const {
-    if (!input_feed_.gates.empty()) dinput_.add(dz, first_row, rows, own, signals);
-    if (reads_operand()) drecurrent_.add(dz, first_row, rows, own, signals);
+  void add_products(const DzView<E>& dz, index first_row, index rows, Range own, bool begins, Signals& signals) const {
+    if (!input_feed_.gates.empty()) dinput_.add(dz, first_row, rows, own, begins, signals);
+    if (reads_operand()) drecurrent_.add(dz, first_row, rows, own, begins, signals);
   }
 
   void make_pairs(const ChunkRows& chunk, index v) const {
@@ -339,6 +342,8 @@ template <class T, class E> class BackwardStage {
   Buffer<T> dz_, parts_;                  // [vector][row][accumulator, or part of a gate][lane]
   Buffer<E> elements_, pairs_;            // pairs of lanes, and of rows: [vector][row or pair of rows][part][lane]
   Buffer<T> scaled_;
+  Buffer<E> weights_;
+  Buffer<T> weight_sums_;
   WeightGradient<E> dinput_, drecurrent_;
   BiasGradient<T> dbias_;
   UnitWeightGradient<T> dof_units_, dgains_;

@@ -93,45 +93,44 @@ template <class T> class LinearGradient {
  public:
   // `rows`: how many there are in all, at most `most_rows` of them in a chunk.
   LinearGradient(index input, index output, const T* weight, bool need_dx, index rows, index most_rows, int threads)
-      : input_(input), output_(output), most_rows_(most_rows), vectors_(ceil_div(output, N)),
+      : input_(input), output_(output), rows_(rows), most_rows_(most_rows), vectors_(ceil_div(output, N)),
         dz_({vectors_, most_rows, N}), weight_gradient_(dense_feed(), 1, output, {nullptr, input}, most_rows),
-        bias_gradient_(1, output) {
+        sums_({weight_gradient_.sums()}), bias_gradient_(1, output) {
+    weight_gradient_.place(sums_.get());
     if (!need_dx) return;
     to_input_ = PackedColumns<T>(dense_feed(), {weight, input}, output, panel_width(rows));
+    weights_ = Buffer<T>({to_input_.size()});
+    to_input_.place(weights_.get());
     for (int k = 0; k < threads; k++) z_.emplace_back(Buffer<T>({rows_in_cache, to_input_.columns(), N}));
     for (index row = 0; row < most_rows; row++) dz_rows_.push_back(dz_.get() + row * N);
   }
 
   // A thread's share of what is done once, before the first chunk.
   void start(int thread, int count, Signals& signals) {
-    const Range vectors = share(vectors_, thread, count);
-    for (index v = vectors.begin; v < vectors.end && !signals.stop(work_of_memory * weight_gradient_.work(1)); v++)
-      weight_gradient_.clear(v);
     if (z_.empty()) return;
     const Range own = share(to_input_.blocks(), thread, count);
     for (index j = own.begin; j < own.end && !signals.stop(to_input_.work_of_packing(j)); j++) to_input_.pack(j);
   }
 
-  // A thread's share of a chunk of `rows` rows, all of whose dy(i) are there; dx(i) is where that of row i goes. Others
-  // may still be at work when it returns.
-  template <class Dy, class Dx>
-  void run(const T* const* x, index rows, const Dy& dy, const Dx& dx, int thread, int count, Signals& signals) {
+  // A thread's share of a chunk of `rows` rows, all of whose dy(i) are there; dx(i) is where that of row i goes. The
+  // first chunk `begins` the sums. Others may still be at work when it returns.
+  template <class Dy, class Dx> void run(const T* const* x, index rows, bool begins, const Dy& dy, const Dx& dx,
+                                         int thread, int count, Signals& signals) {
     const DzView<T> dz{dz_.get(), most_rows_, 1};
     const Range vectors = share(vectors_, thread, count), own = share(rows, thread, count);
-    for (index v = vectors.begin; v < vectors.end; v++)
-      pack_rows<T>([&](index row) { return dy(row) + v * N; }, output_ - v * N, rows, dz_.get() + v * most_rows_ * N,
-                   N);
+    pack_rows<T>([&](index row) { return dy(row) + vectors.begin * N; }, output_ - vectors.begin * N,
+                 vectors.end - vectors.begin, 1, most_rows_, 0, rows, dz_.get() + vectors.begin * most_rows_ * N);
     weight_gradient_.pack(x + own.begin, own.begin, own.end - own.begin, rows, signals);
     barrier_.wait(count);
     if (!z_.empty()) input_gradient(own, dx, z_[static_cast<std::size_t>(thread)].get(), signals);
-    weight_gradient_.add(dz, 0, rows, vectors, signals);
+    weight_gradient_.add(dz, 0, rows, vectors, begins, signals);
     bias_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
   }
 
   // A thread's share, once, after all chunks. dbias may be null.
   void add_to(T* dweight, T* dbias, int thread, int count) const {
-    const Range own = share(weight_gradient_.rows(), thread, count);
-    weight_gradient_.exchange(dweight, own.begin, own.end, AddSum{});
+    if (rows_ == 0) return;  // no sum has begun
+    weight_gradient_.exchange(dweight, share(vectors_, thread, count), AddSum{});
     if (dbias && thread == 0) bias_gradient_.exchange(feed_, dbias, AddSum{});
   }
 
@@ -149,11 +148,12 @@ template <class T> class LinearGradient {
     }
   }
 
-  index input_, output_, most_rows_, vectors_;
+  index input_, output_, rows_, most_rows_, vectors_;
   Feed feed_ = dense_feed();
-  Buffer<T> dz_;
+  Buffer<T> dz_, weights_;
   PackedColumns<T> to_input_;
   WeightGradient<T> weight_gradient_;
+  Buffer<T> sums_;
   BiasGradient<T> bias_gradient_;
   std::vector<const T*> dz_rows_;
   std::vector<Buffer<T>> z_;
@@ -220,7 +220,7 @@ template <class T> class LinearBackward {
       barrier_.wait(count);
       for (index row = 0; row < rows_.count(); row += dense_rows_a_chunk) {
         gradient_.run(
-            x_rows_.data() + row, std::min(dense_rows_a_chunk, rows_.count() - row),
+            x_rows_.data() + row, std::min(dense_rows_a_chunk, rows_.count() - row), row == 0,
             [&](index i) { return rows_.of(dy_, row + i); }, [&](index i) { return rows_.of(dx_, row + i); }, thread,
             count, signals);
         barrier_.wait(count, [&] { signals.agree(); });

@@ -39,29 +39,32 @@ template <class E> class WeightGradient {
   WeightGradient(Feed feed, index accumulators, index hidden, Matrix<T> matrix, index most_rows)
       : feed_(std::move(feed)), accumulators_(accumulators), hidden_(hidden), features_(matrix.columns),
         groups_(matrix.groups), group_vectors_(ceil_div(hidden / matrix.groups, N)),
-        sum_({ceil_div(hidden, N), sums_a_vector()}), operand_({groups_, columns(), N, most_rows}) {}
+        operand_({groups_, columns(), N, most_rows}) {}
 
-  index rows() const { return feed_.count() * hidden_; }
+  // How many sums it has, and where they are to lie.
+  index sums() const { return checked_product({ceil_div(hidden_, N), sums_a_vector()}); }
+  void place(T* sums) { sum_ = sums; }
+
   // Multiply-adds of a vector of units and so many rows.
   double work(index row_count) const { return static_cast<double>(row_count) * static_cast<double>(sums_a_vector()); }
 
-  // Zeros for the sums of a vector of units: first of all.
-  void clear(index v) const { std::fill_n(sum_.get() + v * sums_a_vector(), sums_a_vector(), T(0)); }
-
   // Packs v from the `first` of a chunk's `row_count` rows on; of pairs, v[2k] and v[2k + 1] make the k-th.
   void pack(const T* const* v, index first, index count, index row_count, Signals& signals) {
-    for (index g = 0; g < groups_; g++)
-      for_each_column<E>(columns(), width, row_count, [&](index c, index offset, index stride) {
-        if (signals.stop(static_cast<double>(count * N))) return;
-        const index feature = g * features_ + c * N;
-        pack_rows<E>([&](index k) { return v[k] ? v[k] + feature : nullptr; }, features_ - c * N, count,
-                     operand(g, row_count) + offset + first * stride, stride);
-      });
+    constexpr index together = 64, numbers = Arithmetic<E>::numbers;
+    for (index k = 0; k < count; k += together) {
+      const index some = std::min(together, count - k);
+      if (signals.stop(static_cast<double>(some * groups_ * columns() * N))) return;
+      for (index g = 0; g < groups_; g++) {
+        const auto row = [&](index i) { return v[k * numbers + i] ? v[k * numbers + i] + g * features_ : nullptr; };
+        pack_rows<E>(row, features_, columns(), width, row_count, first + k, some, operand(g, row_count));
+      }
+    }
   }
 
-  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for some vectors of units. Columns go in
-  // groups whose packed rows stay in the level-2 cache while dz passes by.
-  void add(const DzView<E>& dz, index first_row, index row_count, Range vectors, Signals& signals) const {
+  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for some vectors of units, to their sums
+  // or, where these begin, to zero. Columns go in groups whose packed rows stay in the level-2 cache while dz passes
+  // by.
+  void add(const DzView<E>& dz, index first_row, index row_count, Range vectors, bool begins, Signals& signals) const {
     const index most =
         std::max(width, bytes_in_cache / (static_cast<index>(sizeof(E)) * N * std::max<index>(row_count, 1)));
     for (index begin = 0, end; begin < columns(); begin = end) {
@@ -74,33 +77,28 @@ template <class E> class WeightGradient {
           const index rows = std::min(rows_at_once, row_count - done);
           for (index c = begin; c < end; c += panel_at(c)) {
             const E* panel = packed + (c * row_count + done * panel_at(c)) * N;
-            few_features() ? add_features(dz, v, first_row + done, rows, panel)
-                           : add_panel(dz, v, first_row + done, rows, panel, c, panel_at(c));
+            const bool from_zero = begins && done == 0;
+            few_features() ? add_features(dz, v, first_row + done, rows, panel, from_zero)
+                           : add_panel(dz, v, first_row + done, rows, panel, c, panel_at(c), from_zero);
           }
         }
       }
     }
   }
 
-  // meet(dW[row, f], its sum) for rows [first, last) of (G H), `meet` one of the above. A row of the caller's may have
-  // only a part of a group's columns, `row_columns` of them: those of the unit's own head.
-  template <class Meet> void exchange(T* dweights, index first, index last, Meet meet, index row_columns = 0) const {
+  // meet(dW[row, f], its sum) for the rows of some vectors of units, `meet` one of the above. A row of the caller's may
+  // have only a part of a group's columns, `row_columns` of them: those of the unit's own head.
+  template <class Meet> void exchange(T* dweights, Range vectors, Meet meet, index row_columns = 0) const {
     if (row_columns == 0) row_columns = features_;
-    for (index row = first; row < last; row++) {
-      const index i = row / hidden_, unit = row % hidden_;
-      T* weight = dweights + (feed_.gates[static_cast<std::size_t>(i)] * hidden_ + unit) * row_columns;
-      const index begin = groups_ == 1 && row_columns == features_ ? 0 : unit % features_ / row_columns * row_columns;
-      if (few_features()) {
-        T* of_unit = sum_.get() + unit / N * sums_a_vector() + (feed_.first + i) * N + unit % N;
-        for (index f = begin; f < begin + row_columns; f++) meet(weight[f - begin], of_unit[f * accumulators_ * N]);
-        continue;
-      }
-      for (index c = 0; c < columns(); c += panel_at(c)) {
-        T* of_panel = sum(unit / N, c) + (i * N + unit % N) * panel_at(c) * N - c * N;
-        const index end = std::min((c + panel_at(c)) * N, begin + row_columns);
-        for (index f = std::max(c * N, begin); f < end; f++) meet(weight[f - begin], of_panel[f]);
-      }
-    }
+    for (index v = vectors.begin; v < vectors.end; v++)
+      for (index i = 0; i < feed_.count(); i++)
+        for (index lane = 0; lane < std::min(N, hidden_ - v * N); lane++) {
+          const index unit = v * N + lane;
+          T* weight = dweights + (feed_.gates[static_cast<std::size_t>(i)] * hidden_ + unit) * row_columns;
+          const index begin =
+              groups_ == 1 && row_columns == features_ ? 0 : unit % features_ / row_columns * row_columns;
+          exchange_row(weight, v, i, lane, {begin, begin + row_columns}, meet);
+        }
   }
 
  private:
@@ -120,34 +118,57 @@ template <class E> class WeightGradient {
   index panel_at(index c) const { return even_part(columns() - c, width); }
   E* operand(index g, index row_count) const { return operand_.get() + g * columns() * N * row_count; }
   // The sums of a vector of units and a panel of columns lie together: [accumulator][lane][column], padding and all.
-  T* sum(index v, index c) const { return sum_.get() + v * sums_a_vector() + c * feed_.count() * N * N; }
+  T* sum(index v, index c) const { return sum_ + v * sums_a_vector() + c * feed_.count() * N * N; }
 
   // Of all accumulators, those too that the feed leaves out: [feature][accumulator][lane].
-  void add_features(const DzView<E>& dz, index v, index row, index rows, const E* packed) const {
+  void add_features(const DzView<E>& dz, index v, index row, index rows, const E* packed, bool from_zero) const {
     const index w = accumulators_, stride = w * N;
     for (index f = 0; f < features_;) {
       const index m = even_part(features_ - f, rows_of_tile(static_cast<int>(w)));
       const E* pointers[most_rows];
       for (index i = 0; i < m; i++) pointers[i] = packed + f + i;
-      T* sums = sum_.get() + v * sums_a_vector() + f * stride;
+      T* sums = sum_ + v * sums_a_vector() + f * stride;
       const E* panel = dz.at(v, row);
-      tile_for<E>(static_cast<int>(m), static_cast<int>(w))(Parts<E>(pointers, Walk{rows, N}), 0, panel, {sums, stride},
-                                                            sums, stride, {reinterpret_cast<const char*>(panel), 0});
+      tile_for<E>(static_cast<int>(m), static_cast<int>(w))(Parts<E>(pointers, Walk{rows, N}), 0, panel,
+                                                            from(sums, stride, from_zero), sums, stride,
+                                                            {reinterpret_cast<const char*>(panel), 0});
       f += m;
     }
   }
 
-  void add_panel(const DzView<E>& dz, index v, index row, index rows, const E* panel, index c, index w) const {
+  void add_panel(const DzView<E>& dz, index v, index row, index rows, const E* panel, index c, index w,
+                 bool from_zero) const {
     const Walk walk{rows, dz.row_stride()};
-    const E* from = dz.at(v, row) + feed_.first * N;
+    const E* dz_row = dz.at(v, row) + feed_.first * N;
     T* to = sum(v, c);
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
       const E* pointers[tile_rows];
-      for (int k = 0; k < tile_rows; k++) pointers[k] = from + lane + k;
+      for (int k = 0; k < tile_rows; k++) pointers[k] = dz_row + lane + k;
       T* sums = to + lane * w * N;
-      tile_for<E>(tile_rows, static_cast<int>(w))(Parts<E>(pointers, walk), 0, panel, {sums, w * N}, sums, w * N,
-                                                  next_sums(sums, w, rows));
+      tile_for<E>(tile_rows, static_cast<int>(w))(Parts<E>(pointers, walk), 0, panel, from(sums, w * N, from_zero),
+                                                  sums, w * N, next_sums(sums, w, rows));
     }
+  }
+
+  // Of some columns, which begin at weight[0].
+  template <class Meet>
+  void exchange_row(T* weight, index v, index i, index lane, Range columns_of_row, const Meet& meet) const {
+    const auto [begin, end] = columns_of_row;
+    if (few_features()) {
+      T* of_unit = sum_ + v * sums_a_vector() + (feed_.first + i) * N + lane;
+      for (index f = begin; f < end; f++) meet(weight[f - begin], of_unit[f * accumulators_ * N]);
+      return;
+    }
+    for (index c = 0; c < columns(); c += panel_at(c)) {
+      T* of_panel = sum(v, c) + (i * N + lane) * panel_at(c) * N - c * N;
+      for (index f = std::max(c * N, begin); f < std::min((c + panel_at(c)) * N, end); f++)
+        meet(weight[f - begin], of_panel[f]);
+    }
+  }
+
+  static From<T> from(const T* sums, index stride, bool from_zero) {
+    alignas(cache_line) static constexpr T zeros[most_width * N] = {};
+    return from_zero ? From<T>{zeros, 0} : From<T>{sums, stride};
   }
 
   static Ahead next_sums(const T* sums, index w, index rows) {
@@ -157,7 +178,7 @@ template <class E> class WeightGradient {
 
   Feed feed_;
   index accumulators_ = 0, hidden_ = 0, features_ = 0, groups_ = 1, group_vectors_ = 1;
-  Buffer<T> sum_;
+  T* sum_ = nullptr;
   Buffer<E> operand_;
 };
 

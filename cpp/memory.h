@@ -43,6 +43,7 @@ class Spare {
   static std::pair<void*, std::size_t> take(std::size_t bytes) {
     bytes = (bytes + cache_line - 1) / cache_line * cache_line;
     if (bytes >= least) {
+      bytes = (bytes + grain(bytes) - 1) / grain(bytes) * grain(bytes);
       Spare& spare = instance();
       const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
       const auto found = lock ? spare.blocks_.lower_bound(bytes) : Blocks::iterator{};
@@ -74,6 +75,14 @@ class Spare {
 
  private:
   static constexpr std::size_t large_page = std::size_t{2} << 20;
+
+  // Blocks of nearly the same size are of the same size, so that one may take the place of the other: a sixteenth to an
+  // eighth of what is asked for.
+  static std::size_t grain(std::size_t bytes) {
+    std::size_t grain = 1;
+    while (grain * 16 <= bytes) grain *= 2;
+    return grain;
+  }
 
   struct Block {
     void* data;

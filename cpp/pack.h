@@ -49,27 +49,32 @@ void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index
       to[k * stride + lane] = lane < valid ? element<E>(from + lane * from_stride, length, k) : E{};
 }
 
-// to[k * stride + lane] = row(k)[lane] for the `valid` first lanes; the others zero. A null row is all zeros. A pair
-// takes its terms from rows 2k and 2k + 1.
-template <class E, class Row> void pack_rows(Row row, index valid, index length, E* to, index stride) {
+// Vector c of the k-th row of a block of columns = row(k)[c N …], for rows [first, first + count) of panels that are
+// `length` rows long. A row has `valid` numbers, the others are zero; a null row is all zeros. A pair takes its terms
+// from rows 2k and 2k + 1. Some rows at a time, so that each is read from end to end.
+template <class E, class Row>
+void pack_rows(Row row, index valid, index columns, index width, index length, index first, index count, E* to) {
   using T = SumOf<E>;
-  constexpr int N = Vec<T>::lanes;
-  const int n = static_cast<int>(valid < N ? valid : N);
-  if constexpr (Arithmetic<E>::numbers == 1) {
-    for (index k = 0; k < length; k++) {
-      const T* from = row(k);
-      (from ? Vec<T>::load_first(from, n) : Vec<T>(T(0))).store(to + k * stride);
-    }
-  } else {
-    static constexpr T zeros[N] = {};
-    for (index k = 0; k < length; k++) {
-      const T *even = row(2 * k), *odd = row(2 * k + 1);
-      if (!even) even = zeros;
-      if (!odd) odd = zeros;
-      E* at = to + k * stride;
-      for (int lane = 0; lane < n; lane++) at[lane] = make_pair(even[lane], odd[lane]);
-      for (int lane = n; lane < N; lane++) at[lane] = E{};
-    }
+  constexpr int N = Vec<T>::lanes, numbers = Arithmetic<E>::numbers;
+  constexpr index together = 16;
+  for (index k = 0; k < count; k += together) {
+    const index some = std::min(together, count - k);
+    const T* rows[together * numbers];
+    for (index i = 0; i < some * numbers; i++) rows[i] = row(k * numbers + i);
+    for_each_column<E>(columns, width, length, [&](index c, index offset, index stride) {
+      const int n = static_cast<int>(std::clamp<index>(valid - c * N, 0, N));
+      E* at = to + offset + (first + k) * stride;
+      const auto vector = [&](const T* from) { return from ? Vec<T>::load_first(from + c * N, n) : Vec<T>(T(0)); };
+      for (index i = 0; i < some; i++, at += stride) {
+        if constexpr (numbers == 1) {
+          vector(rows[i]).store(at);
+        } else {
+          alignas(64) T even[N], odd[N];
+          vector(rows[2 * i]).store(even), vector(rows[2 * i + 1]).store(odd);
+          for (int lane = 0; lane < N; lane++) at[lane] = make_pair(even[lane], odd[lane]);
+        }
+      }
+    });
   }
 }
 

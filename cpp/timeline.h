@@ -51,7 +51,8 @@ class Timeline {
   index time(index s, index r) const { return reverse_ ? length_[r] - 1 - s : s; }
   index time_before() const { return reverse_ ? 1 : -1; }  // t + this is the step before
 
-  // A thread's rows of the steps [first, last), begun at a multiple of `block`: as many steps for each as for the others.
+  // A thread's rows of the steps [first, last), begun at a multiple of `block`: as many steps for each as for the
+  // others.
   Range share_rows(int thread, int count, index first, index last, index block = 1) const {
     const auto run = [&](index r) { return std::clamp<index>(length_[r] - first, 0, last - first); };
     index total = 0;

@@ -155,8 +155,11 @@ template <class E> class PackedColumns {
     for (index g = 0; g < matrix.groups; g++)
       for (index c = 0; c < group_columns; c += each)
         blocks_.push_back({g * group_columns + c, std::min(each, group_columns - c), g});
-    data_ = Buffer<E>({std::max<index>(columns(), 1), N, std::max<index>(length(), 1)});
   }
+
+  // How many elements it has, and where they are to lie.
+  index size() const { return checked_product({columns(), N, length()}); }
+  void place(E* data) { data_ = data; }
 
   index columns() const { return blocks_.empty() ? 0 : blocks_.back().column + blocks_.back().columns; }
   index blocks() const { return static_cast<index>(blocks_.size()); }
@@ -172,18 +175,15 @@ template <class E> class PackedColumns {
 
   void pack(index j) {
     const Block& block = at(j);
-    for_each_column<E>(block.columns, width_, length(), [&](index c, index offset, index stride) {
-      const index feature = (block.column - at_group(block.group) + c) * N;
-      const auto row = [&](index k) -> const T* {
-        const index lane = k % N, a = k / N % feed_.count();
-        const index unit = (block.group * group_vectors_ + k / N / feed_.count()) * N + lane;
-        return unit < units_
-                   ? matrix_.data + (feed_.gates[static_cast<std::size_t>(a)] * units_ + unit) * matrix_.columns +
-                         feature
-                   : nullptr;
-      };
-      pack_rows<E>(row, matrix_.columns - feature, length(), data_of(j) + offset, stride);
-    });
+    const index feature = (block.column - at_group(block.group)) * N;
+    const auto row = [&](index k) -> const T* {
+      const index lane = k % N, a = k / N % feed_.count();
+      const index unit = (block.group * group_vectors_ + k / N / feed_.count()) * N + lane;
+      return unit < units_
+                 ? matrix_.data + (feed_.gates[static_cast<std::size_t>(a)] * units_ + unit) * matrix_.columns + feature
+                 : nullptr;
+    };
+    pack_rows<E>(row, matrix_.columns - feature, block.columns, width_, length(), 0, length(), data_of(j));
   }
 
   // dv of these rows of dz = their product with `blocks`, side by side from dv on, or added to what dv is. A row's
@@ -226,14 +226,14 @@ template <class E> class PackedColumns {
   // As many vectors of units as make a panel that stays in the level-1 cache.
   index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
   index length() const { return group_vectors_ * feed_.count() * N / Arithmetic<E>::numbers; }
-  E* data_of(index j) const { return data_.get() + at(j).column * N * length(); }
+  E* data_of(index j) const { return data_ + at(j).column * N * length(); }
 
   Feed feed_;
   Matrix<T> matrix_;
   index units_ = 0, width_ = 0, group_vectors_ = 0;
   std::vector<Block> blocks_;
   Buffer<T> zeros_;
-  Buffer<E> data_;
+  E* data_ = nullptr;
 };
 
 }  // namespace rnnfast

@@ -93,8 +93,8 @@ template <class T> class SoftmaxHead {
     if (!gradient_) return;
     barrier_.wait(count);
     gradient_->run(
-        x_rows_.data() + first, rows, logits, [&](index i) { return rows_.of(to_.dx, first + i); }, thread, count,
-        signals);
+        x_rows_.data() + first, rows, first == 0, logits, [&](index i) { return rows_.of(to_.dx, first + i); }, thread,
+        count, signals);
   }
 
   void add_loss(index n, T* logits) {
