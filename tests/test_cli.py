@@ -189,13 +189,14 @@ def test_info_has_every_cell_of_the_kernels_and_its_twin(capsys: pytest.CaptureF
         "proj_size=P weight_hh (4H, P), weight_hr (P, H)",
         "I = H weight_ih (3H, H), bias_ih (3H,)",
         "num_heads=K weight_hh (4H, H/K)",
-        "zoneout, recurrent_dropout –",
+        "reset_after, recurrent_dropout –",
         "every, as bias=False no bias_ih, no bias_hh",
+        "feedback_scaling weight_fb (H, O)",
     ):
         assert line in [" ".join(row.split()) for row in parameters.splitlines()]
 
 
-@pytest.mark.parametrize("name", layers.__all__)
+@pytest.mark.parametrize("name", [*layers.__all__, "EchoState"])
 def test_info_has_every_option_of_a_layer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--cells"]) == 0
     shown = capsys.readouterr().out

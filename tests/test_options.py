@@ -270,11 +270,11 @@ NO_SENSE: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "compute_dtype: expected None or 'bfloat16', got 'float16'",
     ),
-    (lambda: rf.GRU(3, 6, proj_size=2), TypeError, "proj_size"),
-    (lambda: rf.IndRNN(3, 6, layer_norm=True), TypeError, "layer_norm"),
-    (lambda: rf.SRU(3, 6, zoneout=0.1), TypeError, "zoneout"),
-    (lambda: rf.MinGRU(3, 6, recurrent_dropout=0.1), TypeError, "recurrent_dropout"),
-    (lambda: rf.LSTM(3, 6, num_heads=2), TypeError, "num_heads"),
+    (lambda: rf.GRU(3, 6, proj_size=2), TypeError, "proj_size: GRU has no such option; it is one of LSTM"),
+    (lambda: rf.IndRNN(3, 6, layer_norm=True), TypeError, "layer_norm: IndRNN has no .*; it is one of RNN, LSTM, GRU"),
+    (lambda: rf.MinGRU(3, 6, recurrent_dropout=0.1), TypeError, "recurrent_dropout: MinGRU has no such option"),
+    (lambda: rf.LSTM(3, 6, num_heads=2), TypeError, "num_heads: LSTM has no such option; it is one of SLSTM"),
+    (lambda: rf.SRU(3, 6, hidden=2), TypeError, "hidden: SRU has no such option; it has input_size, .*, seed"),
 ]
 
 
@@ -282,6 +282,13 @@ NO_SENSE: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_what_makes_no_sense_is_refused_by_name(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [rf.RNN, rf.IndRNN, rf.MinGRU, rf.SRU])
+def test_a_warning_points_at_the_line_that_made_the_layer(kind: Any) -> None:
+    with pytest.warns(UserWarning, match="dropout acts between layers") as warned:
+        kind(3, 6, dropout=0.1)
+    assert [entry.filename for entry in warned] == [__file__]
 
 
 # ---- description, copies and files -----------------------------------------------------------------------------------

@@ -61,6 +61,40 @@ def test_a_loaded_model_computes_the_same_bits(path: Path) -> None:
     assert np.array_equal(rf.load(path)(tokens)[0], model(tokens)[0])
 
 
+def reservoirs(seed: int) -> rf.EchoState:
+    return rf.EchoState(1, 30, seed=seed)
+
+
+CONTAINERS: dict[str, Callable[[int], Any]] = {
+    "sequential": lambda seed: rf.Sequential(rf.Linear(1, 1, seed=0), reservoirs(seed)),
+    "ensemble": lambda seed: rf.Ensemble(rf.EchoState, 2, 1, 30, seed=seed),
+    "ensemble_of_sequentials": lambda seed: rf.Ensemble(lambda seed: rf.Sequential(reservoirs(seed)), 2, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_buffers_of_all_parts_go_along(name: str, path: Path) -> None:
+    """A reservoir is no parameter; two of other seeds compute the same once one has taken the other's state_dict."""
+    first, second = CONTAINERS[name](0), CONTAINERS[name](1)
+    rng = np.random.default_rng(0)
+    first.flat_params[...] = rng.standard_normal(first.flat_params.shape)
+    x = rng.standard_normal((9, 2, 1), dtype=np.float32)
+    second.load_state_dict(first.state_dict())
+    np.testing.assert_array_equal(second(x)[0], first(x)[0])
+    rf.save(second, path)  # its seeds are no longer those of its reservoirs
+    np.testing.assert_array_equal(rf.load(path)(x)[0], first(x)[0])
+
+
+def test_a_wrong_buffer_leaves_all_parts_as_they_were() -> None:
+    model = rf.Sequential(rf.EchoState(1, 30, output_size=1, seed=0), rf.EchoState(1, 30, seed=1))
+    before, other = model.state_dict(), rf.Sequential(rf.EchoState(1, 30, seed=2), rf.EchoState(1, 30, seed=3))
+    wrong = other.state_dict() | {"1.weight_hh_indices": before["1.weight_hh_indices"] + 30}
+    with pytest.raises(ValueError, match=r"state_dict: 1\.weight_hh_indices"):
+        model.load_state_dict(wrong)
+    for key, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[key])
+
+
 def test_other_programs_can_read_the_tensors(path: Path) -> None:
     model = MODELS["sequential"]()
     rf.save(model, str(path))

@@ -216,6 +216,15 @@ def test_refuses_other_cells_by_name(cell: str) -> None:
         rf.vanishing_penalty(layer, tape, y)
 
 
+@pytest.mark.parametrize("options", [{"layer_norm": True}, {"zoneout": 0.5}, {"recurrent_dropout": 0.5}])
+def test_refuses_by_name_what_gives_h_another_way_back(options: dict[str, Any]) -> None:
+    layer = rf.RNN(3, 5, seed=0, **options)
+    y, _, tape = layer.forward(np.ones((4, 2, 3), np.float32))
+    (option,) = options
+    with pytest.raises(ValueError, match=f"layer: expected an RNN without {option}, which changes .*, got "):
+        rf.vanishing_penalty(layer, tape, y)
+
+
 def test_refuses_wrong_arguments() -> None:
     layer = rf.RNN(3, 5, seed=0)
     y, _, tape = layer.forward(np.ones((4, 2, 3), np.float32))

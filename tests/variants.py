@@ -10,7 +10,9 @@ from support import CELLS
 Variant = tuple[str, dict[str, Any]]  # a cell, and the options of its layer
 
 LSTMS = tuple(cell for cell in CELLS if cell.startswith("lstm"))
-NORMED = tuple(cell for cell in CELLS if cell.startswith(("rnn", "lstm", "gru")))  # and zoned out
+NORMED = tuple(cell for cell in CELLS if cell.startswith(("rnn", "lstm", "gru")))
+SRUS = tuple(cell for cell in CELLS if cell.startswith("sru"))
+ZONED = tuple(cell for cell in CELLS if cell != "slstm")
 RECURRENT = (*NORMED, "slstm")  # h goes through a product
 
 # All that a cell takes at once. Zoneout and a projection exclude each other.
@@ -30,8 +32,8 @@ def _named(name: str, cells: Iterable[str], **options: Any) -> dict[str, Variant
 VARIANTS: dict[str, Variant] = {
     **_named("projection", LSTMS, proj_size=7),
     **_named("layer_norm", NORMED, layer_norm=True),
-    **_named("zoneout", NORMED, zoneout=0.3),
-    **_named("zoneout_of_each", LSTMS, zoneout=(0.2, 0.5)),
+    **_named("zoneout", ZONED, zoneout=0.3),
+    **_named("zoneout_of_each", (*LSTMS, *SRUS), zoneout=(0.2, 0.5)),
     **_named("zoneout_of_h", ["lstm"], zoneout=(0.5, 0.0)),
     **_named("recurrent_dropout", RECURRENT, recurrent_dropout=0.4),
     **_named("grad_clip", CELLS, grad_clip=0.3),
@@ -55,6 +57,8 @@ WAYS: dict[str, Variant] = {
         "lstm_peephole-zoneout_of_each",
         "gru-zoneout",
         "gru_reset_before-zoneout",
+        "ind_rnn_tanh-zoneout",
+        "sru-zoneout_of_each",
         "lstm-recurrent_dropout",
         "gru_reset_before-recurrent_dropout",
         "slstm-2_heads",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from rnnfast.checks import Array
 from rnnfast.module import Module, Shapes, State, Store, Tape
 
 __all__ = ["Container", "PartsTape", "prefixed"]
@@ -65,6 +66,29 @@ class Container(Module):
         for part in self._parts:
             part._adopt(store, start)
             start += part._count()
+
+    @property
+    def buffers(self) -> dict[str, Array]:
+        """Those of all parts, named by position: `0.weight_ih`."""
+        return {f"{i}.{name}": array for i, part in enumerate(self._parts) for name, array in part.buffers.items()}
+
+    @property
+    def _buffer_names(self) -> tuple[str, ...]:
+        return tuple(f"{i}.{name}" for i, part in enumerate(self._parts) for name in part._buffer_names)
+
+    def _read_buffers(self, arrays: Mapping[str, Array]) -> Callable[[], None]:
+        readers = []
+        for i, part in enumerate(self._parts):
+            try:
+                readers.append(part._read_buffers({name: arrays[f"{i}.{name}"] for name in part._buffer_names}))
+            except ValueError as error:
+                raise ValueError(f"{i}.{error}") from error
+
+        def take() -> None:
+            for reader in readers:
+                reader()
+
+        return take
 
     def _entries(self, name: str, value: State) -> Sequence[State]:
         """One entry a part, or Nones for None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -189,7 +189,7 @@ class EchoState(Module):
             self._native = self._make_native(self.buffers)
         return self._native
 
-    def _take_buffers(self, arrays: Mapping[str, Array]) -> list[str]:
+    def _read_buffers(self, arrays: Mapping[str, Array]) -> Callable[[], None]:
         sizes: dict[str, tuple[int | str, ...]] = {
             "weight_ih": (self.hidden_size, self.input_size),
             "weight_fb": (self.hidden_size, self.output_size),
@@ -206,14 +206,17 @@ class EchoState(Module):
                     drawn[name] = np.array(checks.integers(name, array), np.int64)
                 else:
                     drawn[name] = np.array(array, self.dtype, order="C")
-            except (TypeError, ValueError) as error:
-                return [str(error)]
+            except TypeError as error:
+                raise ValueError(str(error)) from error
         try:
             native = self._make_native(drawn)
         except ValueError as error:
-            return [f"weight_hh_{error}"]
-        self._drawn, self._native = drawn, native
-        return []
+            raise ValueError(f"weight_hh_{error}") from error
+
+        def take() -> None:
+            self._drawn, self._native = drawn, native
+
+        return take
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_native": None}

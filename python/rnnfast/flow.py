@@ -112,7 +112,7 @@ def vanishing_penalty(
     forward and backward: it keeps the tape, for the price of one more backward pass.
 
     Args:
-        layer: an `RNN` of any nonlinearity.
+        layer: an `RNN` of any nonlinearity, without layer_norm, zoneout and recurrent_dropout.
         tape: from ``layer.forward``, with `checkpoint` or without.
         dy: the gradient of y, as in backward; None stands for zeros.
         dstate: that of the final state.
@@ -124,7 +124,7 @@ def vanishing_penalty(
 
     Raises:
         TypeError: `layer` isn't an `RNN`: the states of the others have other ways back beside W_hh.
-        ValueError: a shape or value is wrong.
+        ValueError: the RNN has one of these options, or a shape or value is wrong.
         RuntimeError: the tape is consumed, of another layer, or older than the parameters.
 
     Examples:
@@ -140,6 +140,10 @@ def vanishing_penalty(
     """
     if not isinstance(layer, RNN):
         raise TypeError(f"layer: expected an RNN, got {type(layer).__name__}")
+    changes = {"layer_norm": layer.layer_norm, "zoneout": layer._zoneouts, "recurrent_dropout": layer.recurrent_dropout}
+    for option in (name for name, value in changes.items() if value):
+        given = getattr(layer, option)
+        raise ValueError(f"layer: expected an RNN without {option}, which changes ∂h_t/∂h_{{t−1}}, got {given}")
     weight = checks.real("weight", weight)
     rows = max(_stack_shape(layer, tape)[2], 1)
     to = layer._gradients(grads)

@@ -211,9 +211,9 @@ def initialize(
     """Set parameters anew, each kind by the name of an initialiser. What isn't named keeps its values.
 
     A keyword is the kind of a parameter: `weight_ih`, `weight_hh`, `bias_ih`, `bias_hh` of recurrent layers, `weight`
-    of Linear and Embedding, `bias` for every bias there is. It holds for all layers, directions and positions; a full
-    name (``**{"1.weight_hh_l0": "zeros"}``) goes before a kind, a kind before `bias`. Its value is a name, a pair
-    (name, gain) whose values are multiplied by the gain, or a number that fills the parameter:
+    of Linear and Embedding, `bias` for every bias but those of layer norm. It holds for all layers, directions and
+    positions; a full name (``**{"1.weight_hh_l0": "zeros"}``) goes before a kind, a kind before `bias`. Its value is a
+    name, a pair (name, gain) whose values are multiplied by the gain, or a number that fills the parameter:
 
     ==================  =============================================================================================
     ``default``         what the module began with: PyTorch's U(−1/√H, 1/√H), N(0, 1) for an embedding

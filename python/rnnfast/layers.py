@@ -285,7 +285,8 @@ class SLSTM(Dense):
     G = 4, the rows of the weights in the order i, f, z, o; the state is (h, c, n, m), at first (0, 0, 0, −∞). m keeps
     the exponentials in range; h doesn't depend on it, and it carries no gradient.
 
-    ``train_initial_state=True`` trains h alone: with m = −∞ the first step keeps nothing of c and n.
+    ``train_initial_state=True`` trains h alone: with m = −∞ the first step keeps nothing of c and n. Of the options
+    below, `layer_norm` and `zoneout` are refused: h is normalised by n, and c, n and m go together.
 
     ``num_heads=K``: a unit sees the h of its own head only, H/K units each: `weight_hh_l{k}` is (4H, H/K).
 

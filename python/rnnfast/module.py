@@ -11,7 +11,7 @@ import copy
 import inspect
 import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -278,9 +278,9 @@ class Module:
     def _buffer_names(self) -> tuple[str, ...]:
         return ()
 
-    def _take_buffers(self, arrays: Mapping[str, Array]) -> list[str]:
-        """Take new buffers, all of those that the module has; or return what is wrong with them and take none."""
-        return []
+    def _read_buffers(self, arrays: Mapping[str, Array]) -> Callable[[], None]:
+        """What puts new buffers in place, all that the module has; ValueError says what is wrong with them."""
+        return lambda: None
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Set all parameters and buffers from a mapping name → array-like, for instance a PyTorch state dict.
@@ -297,11 +297,14 @@ class Module:
         for name, view in self.params.items():
             if name in arrays and arrays[name].shape != view.shape:
                 faults.append(f"{name}: expected {checks.show(view.shape)}, got {checks.show(arrays[name].shape)}")
-        if not faults:
-            faults = self._take_buffers({name: arrays[name] for name in self._buffer_names})
         if faults:
             raise ValueError("state_dict: " + "; ".join(faults))
+        try:
+            take_buffers = self._read_buffers({name: arrays[name] for name in self._buffer_names})
+        except ValueError as error:
+            raise ValueError(f"state_dict: {error}") from error
         self.mark_changed()
+        take_buffers()
         for name, view in self.params.items():
             view[...] = arrays[name]
 

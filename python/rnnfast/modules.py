@@ -63,22 +63,6 @@ class Sequential(Container):
         return Arrays.of(views)
 
     @property
-    def buffers(self) -> dict[str, Array]:
-        """Those of all modules, named by position as the parameters are."""
-        return {f"{i}.{name}": array for i, module in enumerate(self.modules) for name, array in module.buffers.items()}
-
-    @property
-    def _buffer_names(self) -> tuple[str, ...]:
-        return tuple(f"{i}.{name}" for i, module in enumerate(self.modules) for name in module._buffer_names)
-
-    def _take_buffers(self, arrays: Mapping[str, Array]) -> list[str]:
-        for i, module in enumerate(self.modules):
-            faults = module._take_buffers({name: arrays[f"{i}.{name}"] for name in module._buffer_names})
-            if faults:
-                return [f"{i}.{fault}" for fault in faults]
-        return []
-
-    @property
     def batch_first(self) -> bool | None:  # type: ignore[override]
         """The layout of x; None if no module has one."""
         return next(iter(layouts_of(self.modules).values()), None)

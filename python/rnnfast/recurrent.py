@@ -12,7 +12,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypedDict, Unpack
+from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 
@@ -41,6 +41,7 @@ class CommonOptions(TypedDict, total=False):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    zoneout: float | tuple[float, ...]
     grad_clip: float | None
     train_initial_state: bool
     compute_dtype: Literal["bfloat16"] | None
@@ -52,7 +53,6 @@ class DenseOptions(CommonOptions, total=False):
     """The keywords of the layers whose h goes through a product."""
 
     layer_norm: bool
-    zoneout: float | tuple[float, ...]
     recurrent_dropout: float
 
 
@@ -63,13 +63,16 @@ class Recurrent(Module):
         input_size: I, the features of x.
         hidden_size: H, the units of a layer and direction.
         num_layers: L, the layers of the stack; each reads the output of the one below.
-        bias: whether there are the two bias vectors `bias_ih` and `bias_hh`.
+        bias: whether there are bias vectors: `bias_ih` and, where there is a `weight_hh` that multiplies h, `bias_hh`.
         batch_first: whether x and y are (B, T, ·) instead of (T, B, ·). States always are (L·D, B, H).
         dropout: the probability that a value between two layers is dropped in training (the others are scaled by
             1 / (1 − p)). The masks depend on the seed, the number of the training call, layer, step, row and feature
             alone, so they don't vary with the number of threads.
         bidirectional: whether every layer also has a second set of weights that reads the sequence from its end; y is
             the two outputs side by side.
+        zoneout: the probability, one for all states or one each, that a unit keeps its state in training (Krueger et
+            al., 2017): ``s_t = m ∘ s_{t−1} + (1 − m) ∘ s̃_t`` with a mask m drawn anew at each step. At inference and
+            in evaluation mode m is the probability itself.
         grad_clip: a bound g for each element of ∂L/∂h_t in backward, or None: at every step it is clamped to −g … g
             before it goes back through the cell, so that a gradient can't grow from step to step (Graves, 2013,
             "Generating sequences with recurrent neural networks"). It is the gradient that comes from y and from the
@@ -86,9 +89,9 @@ class Recurrent(Module):
 
     Shapes:
         x (T, B, I), y (T, B, D·H), each state (L·D, B, H), D = 2 if bidirectional, else 1.
-        `weight_ih_l{k}` (G·H, I or D·H), `weight_hh_l{k}` (G·H, H), `bias_ih_l{k}`, `bias_hh_l{k}` (G·H,), and the
-        same with `_reverse` for the second direction: PyTorch's names, shapes, order and initial distribution,
-        U(−1/√H, 1/√H).
+        `weight_ih_l{k}` (G·H, I or D·H), `weight_hh_l{k}` (G·H, H), `bias_ih_l{k}`, `bias_hh_l{k}` (G·H,), but for what
+        is said otherwise above, and the same with `_reverse` for the second direction: PyTorch's names, shapes, order
+        and initial distribution, U(−1/√H, 1/√H).
 
     Raises:
         TypeError: an argument has another dtype or type than it should.
@@ -103,7 +106,6 @@ class Recurrent(Module):
     proj_size = 0
     num_heads = 1
     layer_norm = False
-    zoneout: float | tuple[float, ...] = 0.0
     recurrent_dropout = 0.0
     _takes_checkpoint = True
     _masks: Masks
@@ -114,14 +116,23 @@ class Recurrent(Module):
         """Put the common arguments into every cell's signature and, after its equations, into its docstring."""
         own, common = inspect.signature(cls.__init__).parameters, inspect.signature(cls.__mro__[1]).parameters
         named = {name: parameter for name, parameter in own.items() if parameter.kind is not parameter.VAR_KEYWORD}
+        hands_on = len(named) < len(own)
         del named["self"]
-        if len(named) < len(own) - 1:  # it hands the others on
-            tail = [parameter for name, parameter in common.items() if name not in named]
-            cls.__signature__ = inspect.Signature([*named.values(), *tail])  # type: ignore[attr-defined]
+        tail = [parameter for name, parameter in common.items() if name not in own] if hands_on else []
+        cls.__signature__ = inspect.Signature([*named.values(), *tail])  # type: ignore[attr-defined]
         cls._arguments = tuple(inspect.signature(cls).parameters)
         common_doc = cls.__mro__[1].__doc__
         if cls.__doc__ and common_doc:
             cls.__doc__ += common_doc.partition("\n")[2]
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        """Refuse an option by its name, and say whose it is."""
+        for name in options:
+            if name not in cls._arguments:
+                others = [kind.__name__ for kind in _below(Recurrent) if name in kind._arguments and kind is not Dense]
+                hint = f"; it is one of {', '.join(others)}" if others else f"; it has {', '.join(cls._arguments)}"
+                raise TypeError(f"{name}: {cls.__name__} has no such option{hint}")
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -133,6 +144,7 @@ class Recurrent(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        zoneout: float | tuple[float, ...] = 0.0,
         grad_clip: float | None = None,
         train_initial_state: bool = False,
         compute_dtype: Literal["bfloat16"] | None = None,
@@ -146,11 +158,17 @@ class Recurrent(Module):
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
         self.bidirectional = checks.flag("bidirectional", bidirectional)
+        self.zoneout = self._check_zoneout(zoneout)
+        if self.proj_size and self._zoneouts:
+            raise ValueError(
+                f"zoneout: expected 0 with proj_size, got {zoneout}: what is projected is no state to keep"
+            )
         self.grad_clip = None if grad_clip is None else checks.real("grad_clip", grad_clip, open_low=True)
         self.train_initial_state = checks.flag("train_initial_state", train_initial_state)
         self.seed = init.choose_seed(seed)
         if self.dropout and self.num_layers == 1:
-            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=2)
+            depth = sum(issubclass(cls, Recurrent) and "__init__" in vars(cls) for cls in type(self).__mro__)
+            warnings.warn("dropout acts between layers: with num_layers=1 it does nothing", stacklevel=depth + 1)
         self._masks = Masks(self.seed)
         real = checks.float_dtype(dtype)
         if compute_dtype not in (None, "bfloat16"):
@@ -388,6 +406,13 @@ class Recurrent(Module):
                 **self._kernel_options(k, run),
             )
 
+    def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
+        if not isinstance(value, tuple | list):
+            return checks.real("zoneout", value, 0.0, 1.0)
+        if len(value) != len(self._state_names):
+            raise ValueError(f"zoneout: expected a number or {len(self._state_names)}, one a state, got {len(value)}")
+        return tuple(checks.real(f"zoneout[{k}]", p, 0.0, 1.0) for k, p in enumerate(value))
+
     @property
     def _zoneouts(self) -> list[float]:
         """The probability of each state; empty where none is kept."""
@@ -531,6 +556,11 @@ class Recurrent(Module):
                 watch(k, run, over_time)
 
 
+# `__new__`, which takes anything, would be asked instead.
+_, *_PARAMETERS = inspect.signature(Recurrent.__init__).parameters.values()
+Recurrent.__signature__ = inspect.Signature(_PARAMETERS)  # type: ignore[attr-defined]
+
+
 class Dense(Recurrent):
     """A cell whose h goes through a product.
 
@@ -538,9 +568,6 @@ class Dense(Recurrent):
         layer_norm: LN(W x) and LN(R h) in the place of W x and R h, each gate's H numbers apart, before the biases (Ba,
             Kiros & Hinton, 2016): ``LN(a) = γ ∘ (a − mean a) / √(var a + 1e-5) + β`` with `ln_ih_weight`, `ln_ih_bias`,
             `ln_hh_weight`, `ln_hh_bias` (G·H,). The cell state isn't normalised.
-        zoneout: the probability, one for all states or one each, that a unit keeps its state in training (Krueger et
-            al., 2017): ``s_t = m ∘ s_{t−1} + (1 − m) ∘ s̃_t`` with a mask m drawn anew at each step. At inference and
-            in evaluation mode m is the probability itself.
         recurrent_dropout: the probability that a feature of h is dropped on its way to weight_hh in training, the same
             ones in the whole sequence (Gal & Ghahramani, 2016); the others are scaled by 1 / (1 − p).
     """
@@ -552,20 +579,14 @@ class Dense(Recurrent):
         num_layers: int = 1,
         *,
         layer_norm: bool = False,
-        zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         **common: Unpack[CommonOptions],
     ) -> None:
         self.layer_norm = checks.flag("layer_norm", layer_norm)
-        self.zoneout = self._check_zoneout(zoneout)
         self.recurrent_dropout = checks.real("recurrent_dropout", recurrent_dropout, 0.0, 1.0)
-        if self.proj_size and self._zoneouts:
-            raise ValueError(f"zoneout: expected 0 with proj_size, got {zoneout}: h is made of m anew at each step")
         super().__init__(input_size, hidden_size, num_layers, **common)
 
-    def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
-        if not isinstance(value, tuple | list):
-            return checks.real("zoneout", value, 0.0, 1.0)
-        if len(value) != len(self._state_names):
-            raise ValueError(f"zoneout: expected a number or {len(self._state_names)}, one a state, got {len(value)}")
-        return tuple(checks.real(f"zoneout[{k}]", p, 0.0, 1.0) for k, p in enumerate(value))
+
+def _below(kind: type[Recurrent]) -> list[type[Recurrent]]:
+    """All its subclasses, in the order in which they were made."""
+    return [below for child in kind.__subclasses__() for below in (child, *_below(child))]

@@ -16,6 +16,7 @@ from rnnfast.heads import SoftmaxHead, loss_of
 from rnnfast.losses import softmax_cross_entropy
 from rnnfast.module import Module, State, Tape
 from rnnfast.modules import Embedding, Linear, Sequential, check_chain, layouts_of
+from rnnfast.recurrent import Recurrent
 
 __all__ = ["Hypothesis", "Seq2Seq"]
 
@@ -331,6 +332,10 @@ def _check_states(encoder: Sequential, decoder: Sequential) -> None:
             raise ValueError(f"{name}: expected a Sequential without another one inside, got {part!r}")
         if not _recurrent(part):
             raise ValueError(f"{name}: expected a recurrent layer, got {part!r}")
+        for position in _recurrent(part):
+            if not isinstance(part[position], Recurrent):
+                kind = type(part[position]).__name__
+                raise TypeError(f"{name}: expected recurrent layers that backward goes through, got {kind}")
     pairs = [[part[position] for position in _recurrent(part)] for part in (encoder, decoder)]
     for module in pairs[1]:
         if getattr(module, "bidirectional", False):

@@ -58,6 +58,10 @@ def truncated_bptt(
     step isn't cut off from what came just before it; a step's loss still counts once. With k₁ at least the length of
     the sequence the gradients are bit for bit those of one plain forward and backward.
 
+    Every forward call draws masks of its own (dropout, zoneout, recurrent dropout): those of a window differ from the
+    last one's, and with k₂ > k₁ the steps that are repeated have other masks than at first, and the part of a window
+    before the next one's first step other ones than the rest.
+
     Args:
         model: a module whose y has the steps of x; its layers read forward in time only.
         x: (T, B, …), (B, T, …) if the model has batch_first. Or an iterable of chunks (x, targets[, resets[, mask]])

@@ -13,9 +13,11 @@ from typing import Any
 
 import rnnfast
 from rnnfast import checks, layers, reference
+from rnnfast.echo_state import EchoState
 from rnnfast.recurrent import Dense, Recurrent
 
-LEGEND = "I input, H hidden, P projected, K heads, L layers, D directions. Shapes are those of a layer and direction."
+LEGEND = """I input, H hidden, P projected, K heads, L layers, D directions. Shapes are those of a layer and direction.
+EchoState has no cell: its reservoir of n connections is drawn and fixed, its readout of O outputs is solved for."""
 
 # Sizes that can be told apart in a shape, with their multiples.
 I, H, P, K = 5, 12, 7, 2  # noqa: E741
@@ -35,7 +37,7 @@ def describe_cells() -> str:
     )
     parameters = _table(
         ("layer", "option", "parameters; what the option changes in them"),
-        [*(row for kind in kinds for row in _parameter_rows(kind)), *_common_rows()],
+        [*(row for kind in kinds for row in _parameter_rows(kind)), *_common_rows(), *_reservoir_rows()],
     )
     return f"{cells}\n\n{parameters}\n\n{LEGEND}"
 
@@ -130,6 +132,26 @@ def _common_rows() -> Iterator[list[str]]:
     yield from others[1:]
 
 
+def _reservoir_rows() -> Iterator[list[str]]:
+    """What an echo state network learns and has, and its options."""
+
+    def shapes(**options: Any) -> Shapes:
+        network = EchoState(I, H, P, seed=0, **options)
+        arrays: dict[str, Any] = {**network.params, **network.buffers}
+        return {name: array.shape for name, array in arrays.items()}
+
+    letters = LETTERS | {P: "O", H + I: "H + I", H + 1: "H + 1"}
+    letters[shapes()["weight_hh_data"][0]] = "n"
+    yield ["EchoState", "", _written(shapes(), letters)]
+    changing = {"skip": False, "feedback_scaling": 0.5}
+    for name, value in changing.items():
+        shown = f"{name}={value}" if value is False else name
+        yield ["", shown, _changes(shapes(), shapes(**{name: value}), letters)]
+    options = inspect.signature(EchoState).parameters.values()
+    without = [p.name for p in options if p.kind is p.KEYWORD_ONLY and p.name not in changing]
+    yield ["", ", ".join(without), "–"]
+
+
 def _option_rows(kind: type[Recurrent], options: Mapping[str, Any]) -> Iterator[list[str]]:
     """A line for each option that changes the parameters, and one for all others."""
     plain = kind(I, H, seed=0)._shapes
@@ -148,15 +170,15 @@ def _option_rows(kind: type[Recurrent], options: Mapping[str, Any]) -> Iterator[
         yield ["", ", ".join(without), "–"]
 
 
-def _changes(before: Shapes, after: Shapes) -> str:
+def _changes(before: Shapes, after: Shapes, letters: Mapping[int, str] = LETTERS) -> str:
     gone = [name for name in before if name not in after]
     new = {name: shape for name, shape in after.items() if before.get(name) != shape}
-    return ", ".join([f"no {_bare(name)}" for name in gone] + ([_written(new)] if new else []))
+    return ", ".join([f"no {_bare(name)}" for name in gone] + ([_written(new, letters)] if new else []))
 
 
-def _written(shapes: Shapes) -> str:
-    letters = {name: checks.show([LETTERS[size] for size in shape]) for name, shape in shapes.items()}
-    return ", ".join(f"{_bare(name)} {sizes}" for name, sizes in letters.items())
+def _written(shapes: Shapes, letters: Mapping[int, str] = LETTERS) -> str:
+    sizes = {name: checks.show([letters[size] for size in shape]) for name, shape in shapes.items()}
+    return ", ".join(f"{_bare(name)} {shown}" for name, shown in sizes.items())
 
 
 def _bare(name: str) -> str:
