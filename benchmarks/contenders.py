@@ -24,6 +24,9 @@ Answer = Mapping[str, Array]
 Kind = Literal["forward", "training"]
 
 FLOAT32_TOLERANCE = 1e-4  # of the largest value of an array
+# A network that grows whatever differs from step to step leaves its own exact result after enough of them, in float32:
+# where answers over all steps differ, those over so many decide.
+COMPARED_STEPS = 50
 BFLOAT16_TOLERANCE = 0.02  # factors of eight bits, with sums of float32
 
 
@@ -185,16 +188,32 @@ def work_of(problem: Problem, kind: Kind, topic: Topic | None = None) -> Work:
 # ---- side by side ----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Match:
-    """Some work, our contender, and a function that makes each peer's."""
+    """Some work, our contender, and a function that makes each peer's; `shorter`: the same over its first steps."""
 
     work: Work
     ours: Contender
     peers: Mapping[str, Callable[[], Contender]]
+    shorter: Match | None = None
 
 
 def layer_match(problem: Problem, kind: Kind, peers: Mapping[str, Builder], topic: Topic | None = None) -> Match:
-    built = {name: (lambda build=build: build(problem, kind)) for name, build in peers.items()}
-    return Match(work_of(problem, kind, topic), ours(problem, kind), built)
+    def match(problem: Problem, shorter: Match | None = None) -> Match:
+        built = {name: (lambda build=build: build(problem, kind)) for name, build in peers.items()}
+        return Match(work_of(problem, kind, topic), ours(problem, kind), built, shorter)
+
+    return match(problem, match(first_steps(problem)) if problem.shape.T > COMPARED_STEPS else None)
+
+
+def first_steps(problem: Problem) -> Problem:
+    """The problem as it would be with COMPARED_STEPS steps."""
+    steps, lengths = COMPARED_STEPS, problem.lengths
+    return replace(
+        problem,
+        shape=replace(problem.shape, T=steps),
+        x=problem.x[:steps],
+        dy=problem.dy[:steps],
+        lengths=None if lengths is None else np.minimum(lengths, steps),
+    )
 
 
 def play(matches: Sequence[Match], turns: Turns) -> list[Figure]:
@@ -204,18 +223,21 @@ def play(matches: Sequence[Match], turns: Turns) -> list[Figure]:
     for number, match in enumerate(matches):
         first, answer = _first_call(match.ours)
         calls[f"{number} ours"] = Call(match.ours.run, match.work.threads, first)
-        failures, errors = {}, {}
+        failures, errors, compared = {}, {}, {}
         for name, build in match.peers.items():
             try:
                 contender = build()
                 first, theirs = _first_call(contender)
                 errors[name] = largest_error(answer, theirs)
+                if match.shorter and not errors[name] < contender.tolerance:
+                    errors[name] = _compare(match.shorter, name)
+                    compared[name] = match.shorter.work.shape.T
                 check(errors[name], contender.tolerance)
             except Exception as error:  # whatever a peer does wrong is told in the table, and the run goes on
                 failures[name] = reason(error)
             else:
                 calls[f"{number} {name}"] = Call(contender.run, match.work.threads, first)
-        figures.append((match, failures, errors))
+        figures.append((match, failures, errors, compared))
     samples = take_turns(calls, turns)
     return [
         Figure(
@@ -224,9 +246,16 @@ def play(matches: Sequence[Match], turns: Turns) -> list[Figure]:
             {name: samples[f"{number} {name}"] for name in match.peers if name not in failures},
             failures,
             errors,
+            compared,
         )
-        for number, (match, failures, errors) in enumerate(figures)
+        for number, (match, failures, errors, compared) in enumerate(figures)
     ]
+
+
+def _compare(match: Match, peer: str) -> float:
+    """The largest error of a peer's answer."""
+    _, answer = _first_call(match.ours)
+    return largest_error(answer, _first_call(match.peers[peer]())[1])
 
 
 def _first_call(contender: Contender) -> tuple[float, Answer]:

@@ -64,6 +64,7 @@ def markdown(results: Results) -> str:
         ("Peak memory of training", _memory(results)),
         ("Import and installed size", _footprint(results)),
         ("Memory bandwidth", _bandwidth(results)),
+        ("What was compared over its first steps", _compared(results)),
         ("What has no number", _without(results)),
         ("How it was measured", HOW),
     )
@@ -318,6 +319,18 @@ def _footprint(results: Results) -> str:
 def _bandwidth(results: Results) -> str:
     rows = [[b.array, str(b.threads), f"{b.rate / 1e9:.0f} GB/s"] for b in results.bandwidths]
     return table(("array of each thread", "threads", "read, all threads together"), rows)
+
+
+def _compared(results: Results) -> str:
+    """Where answers over all steps differ and those over the first ones agree."""
+    lines = [
+        f"- {figure.work.title}: {peer}, the first {steps} of {figure.work.shape.T} steps"
+        for figure in results.figures
+        for peer, steps in figure.compared.items()
+        if peer not in figure.failures
+    ]
+    why = "Some networks let any difference grow from step to step, rounding too: after enough of them float32 differs"
+    return f"{why} from float32.\n\n" + "\n".join(lines) if lines else ""
 
 
 def _without(results: Results) -> str:

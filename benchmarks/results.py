@@ -46,6 +46,7 @@ class Figure:
     peers: dict[str, Sample] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)  # peer -> reason
     errors: dict[str, float] = field(default_factory=dict)  # peer -> largest difference of an answer over its maximum
+    compared: dict[str, int] = field(default_factory=dict)  # peer -> the first steps alone whose answers were compared
 
     @property
     def share(self) -> float:

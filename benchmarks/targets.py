@@ -166,8 +166,11 @@ def mean_ratio(
 
     def checks(results: Results) -> Iterator[Check]:
         found = [check.value for check in ratios(topic, cell, bound, (peer,), dtype)(results)]
+        work = [figure.work for figure in results.of(topic) if peer in figure.peers | figure.failures]
+        all_of = sum((w.cell, w.dtype) == (cell, dtype) for w in work)
         if found:
-            yield Check(geometric_mean(found), bound, f"{len(found)} figures")
+            count = f"{len(found)}" if len(found) == all_of else f"{len(found)} of {all_of}"
+            yield Check(geometric_mean(found), bound, f"{count} figures")
 
     return checks
 

@@ -235,6 +235,30 @@ def test_a_peer_with_another_answer_gets_a_reason_and_no_time() -> None:
     ]
 
 
+def test_where_rounding_grows_the_first_steps_are_compared() -> None:
+    """A peer that agrees over COMPARED_STEPS steps has a time; one that differs there too has none."""
+    steps = contenders.COMPARED_STEPS
+
+    def late(problem: contenders.Problem, kind: contenders.Kind) -> Contender:
+        good = contenders.ours(problem, kind)
+        grows = np.where(np.arange(problem.shape.T) < steps, 1, 2)[:, None, None]
+        return Contender(good.run, lambda y: {"y": y * grows})
+
+    def early(problem: contenders.Problem, kind: contenders.Kind) -> Contender:
+        good = contenders.ours(problem, kind)
+        return Contender(good.run, lambda y: {"y": y * 2})
+
+    problem = contenders.make_problem("LSTM", replace(TINY, T=steps + 10), 1, ragged=True)
+    match = contenders.layer_match(problem, "forward", {"late": late, "early": early})
+    (played,) = contenders.play([match], BRIEF)
+    assert played.peers.keys() == {"late"}
+    assert played.errors["late"] == 0 and played.compared["late"] == steps
+    assert played.failures["early"].startswith("answers differ by 5.0e-01")
+    text = markdown(results(played))
+    assert f"- forward, LSTM, tiny, 1 thread: late, the first {steps} of {steps + 10} steps" in text
+    assert "thread: early" not in text
+
+
 def test_nan_and_other_shapes_and_names_differ() -> None:
     a = {"y": np.ones(3)}
     assert contenders.largest_error({"y": np.array([1, np.nan, 1])}, a) == math.inf
