@@ -215,12 +215,50 @@ def test_gradflow_makes_a_table_and_a_picture(
     assert Path("gradflow.png").read_bytes().startswith(b"\x89PNG")
     shown = capsys.readouterr().out
     assert shown.endswith("\npicture: gradflow.png\n")
-    rows = {tuple(line[:28].split()): [float(v) for v in line[28:].split()] for line in shown.splitlines()[3:13]}
-    assert len(rows) == 10
-    for values in rows.values():
-        assert len(values) == 6  # 1, 2, 5, 10, 20, 29 steps back
-    assert rows["GRU", "prepared"][-1] > 100 * rows["GRU", "default"][-1]
-    assert rows["tanh", "RNN", "prepared"][-1] > 100 * rows["sigmoid", "RNN", "prepared"][-1]
+    default, open_gates, scaled = parts = gradients(shown)
+    assert list(parts[0]) == ["GRU", "LSTM, c", "LSTM, h", "tanh RNN", "relu RNN", "sigmoid RNN"]
+    for part in parts:
+        assert part.keys() == default.keys()
+        for values in part.values():
+            assert len(values) == 6  # 1, 2, 5, 10, 20, 29 steps back
+            assert np.isfinite(values).all()
+    assert "\nW_hh orthogonal × 2, gates open\n" in shown
+    assert open_gates["GRU"][-1] > 100 * default["GRU"][-1]
+    assert open_gates["tanh RNN"][-1] > 100 * open_gates["sigmoid RNN"][-1]
+    assert scaled["relu RNN"][-1] > 100 * open_gates["relu RNN"][-1]
+
+
+def gradients(shown: str) -> list[dict[str, list[float]]]:
+    """The values of the table that gradflow prints: part by part, curve by curve."""
+    blocks = shown.split("\n\n")[2:-1]
+    return [{line[:13].strip(): [float(v) for v in line[13:].split()] for line in b.splitlines()[1:]} for b in blocks]
+
+
+def test_gradflow_shows_what_vanishes_what_explodes_and_what_an_lstm_keeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gradflow", "--steps", "51", "--out", str(tmp_path / "flow.png")]) == 0
+    default, open_gates, scaled = gradients(capsys.readouterr().out)
+    assert all(values[-1] < 1e-8 for values in default.values())  # 50 steps back
+    assert all(values[-1] < 1 for values in open_gates.values())
+    assert scaled["tanh RNN"][-1] > 1e2
+    assert scaled["relu RNN"][-1] > 1e6
+    for part in (open_gates, scaled):
+        assert 0.05 < part["LSTM, c"][-1] < 1
+        assert part["LSTM, c"][-1] > 10 * part["LSTM, h"][-1]
+
+
+def test_gradflow_takes_a_gain_and_says_what_overflows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = []
+    for gain in ("1", "3", "1e200"):
+        assert main(["gradflow", "--steps", "6", "--gain", gain, "--out", str(tmp_path / f"{gain}.png")]) == 0
+        parts.append(capsys.readouterr().out)
+    _, one, same = gradients(parts[0])
+    assert one == same
+    assert gradients(parts[1])[2]["relu RNN"][-1] > 10
+    assert "× 1e+200, gates open\n" in parts[2]
+    assert re.search("relu RNN( +overflow){3}\n", parts[2])
+    assert not re.search("nan|inf", parts[2])
 
 
 @pytest.mark.parametrize("sizes", [["--steps", "2"], ["--hidden", "1", "--steps", "3"]])
@@ -355,6 +393,10 @@ def test_train_says_how_to_install_what_is_missing(
         (["--steps", "1"], "--steps: expected a whole number of at least 2, got '1'"),
         (["--hidden", "0"], "--hidden: expected a whole number of at least 1, got '0'"),
         (["--hidden", str(2**40)], "is too large to address"),
+        (["--gain", "0"], "--gain: expected a number above 0, got '0'"),
+        (["--gain", "-2"], "--gain: expected a number above 0, got '-2'"),
+        (["--gain", "nan"], "--gain: expected a number above 0, got 'nan'"),
+        (["--gain", "two"], "--gain: expected a number above 0, got 'two'"),
         (["--seed", "-1"], "--seed: expected a whole number of at least 0"),
         (["--out", "folder"], "cannot write folder: it is a folder"),
         (["--out", "text.txt/flow.png"], "cannot write to the folder text.txt"),

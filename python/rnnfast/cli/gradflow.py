@@ -1,10 +1,10 @@
-"""`rnnfast gradflow`: how far back in time a gradient reaches, network by network, as a table and a picture."""
+"""`rnnfast gradflow`: how gradients vanish and explode on their way back in time, as a table and a picture."""
 
 from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 
 from rnnfast.cli.files import output_folder
 from rnnfast.cli.interrupts import Interrupts
-from rnnfast.cli.options import CommandError, Help, Parser, whole
+from rnnfast.cli.options import CommandError, Help, Parser, above_zero, whole
 from rnnfast.flow import gradient_flow
 from rnnfast.init import initialize
 from rnnfast.layers import GRU, LSTM, RNN
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 INPUTS, ROWS, DRAWS = 16, 16, 4  # features of x, sequences of a network, networks with other weights
-LOWEST = 1e-12  # what the picture shows
+LOWEST, HIGHEST = 1e-12, 1e12  # what the picture shows at most
 LOST = 2.0**-24  # added to one in float32, it leaves no trace
 
 
@@ -36,29 +36,37 @@ class Network:
     kind: type[Recurrent]
     options: dict[str, Any]
 
-    def make(self, hidden: int, steps: int, prepared: bool, seed: int) -> Recurrent:
-        """In float64, whose range holds a gradient that has vanished; `prepared` for memories of so many steps."""
+    def make(self, hidden: int, steps: int, gain: float | None, seed: int) -> Recurrent:
+        """In float64, whose range holds a gradient that has vanished or exploded.
+
+        With PyTorch's initial values, or an orthogonal W_hh times a gain and gates for memories of so many steps.
+        """
         layer = self.kind(INPUTS, hidden, dtype=np.float64, seed=seed, **self.options)
-        if prepared:
+        if gain is not None:
             gates = {} if self.kind is RNN else {"chrono": max(steps, 3)}
-            initialize(layer, weight_hh="orthogonal", bias="zeros", seed=seed, **gates)
+            initialize(layer, weight_hh=("orthogonal", gain), bias="zeros", seed=seed, **gates)
         return layer
 
 
 NETWORKS = (
-    Network("GRU", "#228833", GRU, {}),
-    Network("LSTM", "#cc3311", LSTM, {}),
-    Network("tanh RNN", "#4477aa", RNN, {"nonlinearity": "tanh"}),
-    Network("relu RNN", "#ccaa00", RNN, {"nonlinearity": "relu"}),
-    Network("sigmoid RNN", "#aa3377", RNN, {"nonlinearity": "sigmoid"}),
+    Network("GRU", "#11aa88", GRU, {}),
+    Network("LSTM", "#bb2211", LSTM, {}),
+    Network("tanh RNN", "#0055aa", RNN, {"nonlinearity": "tanh"}),
+    Network("relu RNN", "#ddaa00", RNN, {"nonlinearity": "relu"}),
+    Network("sigmoid RNN", "#cc77cc", RNN, {"nonlinearity": "sigmoid"}),
 )
 
 
 @dataclass(frozen=True)
 class Curve:
-    network: Network
-    prepared: bool
-    shares: np.ndarray[Any, Any]  # (sequences, T): ‖∂L/∂h‖ by distance from the last step, there being 1
+    name: str
+    color: str
+    main: bool  # not the h of a network whose memory is c
+    shares: np.ndarray[Any, Any]  # (sequences, T): by distance from the last step, ‖∂L/∂h‖ being 1 there
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.shares).all())
 
     @property
     def median(self) -> np.ndarray[Any, Any]:
@@ -66,17 +74,27 @@ class Curve:
         return middle
 
 
+@dataclass(frozen=True)
+class Panel:
+    """The networks with the same kind of initial values."""
+
+    title: str
+    curves: list[Curve]
+
+
 def add_parser(commands: argparse._SubParsersAction[Parser]) -> Parser:
     parser = commands.add_parser(
         "gradflow",
-        help="show how far back in time gradients reach",
-        description="Draw and print how the gradient of the last state shrinks on its way back through untrained "
-        "networks that read noise: with PyTorch's default initial values, and with orthogonal recurrent weights and "
-        "gates that are open for memories as long as the sequence (chrono).",
+        help="show how gradients vanish and explode on their way back in time",
+        description="Draw and print how the gradient of the last state shrinks and grows on its way back through "
+        "untrained networks that read noise: with PyTorch's default initial values; with orthogonal recurrent weights "
+        "and gates that are open for memories as long as the sequence (chrono); and with these recurrent weights times "
+        "a gain.",
         formatter_class=Help,
     )
     parser.add_argument("--steps", type=whole(2), default=100, metavar="T", help="length of the sequences")
     parser.add_argument("--hidden", type=whole(1), default=64, metavar="N", help="units of a network")
+    parser.add_argument("--gain", type=above_zero, default=2.0, metavar="G", help="factor of the recurrent weights")
     parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of weights and noise")
     parser.add_argument("--out", type=Path, default=Path("gradflow.png"), metavar="FILE", help="picture to write")
     return parser
@@ -90,102 +108,139 @@ def run(arguments: argparse.Namespace, interrupts: Interrupts) -> int:
         raise CommandError(f'{package} is not installed: pip install "rnnfast[cli]"') from error
     with output_folder(arguments.out.parent, (arguments.out.name,)):
         try:
-            curves = list(_curves(arguments.steps, arguments.hidden, arguments.seed))
+            panels = _panels(arguments.steps, arguments.hidden, arguments.gain, arguments.seed)
         except ValueError as error:
             raise CommandError(str(error)) from error
         try:
-            write_whole(arguments.out, picture(curves, arguments.hidden))
+            write_whole(arguments.out, picture(panels, arguments.hidden))
         except OSError as error:
             raise CommandError(f"cannot write {arguments.out}: {error.strerror}") from error
-    print(table(curves))
+    print(table(panels))
     print(f"\npicture: {arguments.out}")
     return 0
 
 
-def _curves(steps: int, hidden: int, seed: int) -> Iterator[Curve]:
-    for network in NETWORKS:
-        for prepared in (True, False):
-            # Every network has the same seeds, so that all read the same noise.
-            seeds = np.random.default_rng(seed).integers(2**63, size=DRAWS)
-            draws = [_shares(network.make(hidden, steps, prepared, int(s)), steps, int(s)) for s in seeds]
-            yield Curve(network, prepared, np.concatenate(draws))
+def _panels(steps: int, hidden: int, gain: float, seed: int) -> list[Panel]:
+    starts = {
+        "PyTorch's initial values": None,
+        "W_hh orthogonal, gates open": 1.0,
+        f"W_hh orthogonal × {gain:g}, gates open": gain,
+    }
+    return [
+        Panel(title, [curve for network in NETWORKS for curve in _curves(network, hidden, steps, start, seed)])
+        for title, start in starts.items()
+    ]
 
 
-def _shares(layer: Recurrent, steps: int, seed: int) -> np.ndarray[Any, Any]:
-    """(ROWS, T): the gradient of a random function of the last h, by distance, over its norm at the last step."""
+def _curves(network: Network, hidden: int, steps: int, gain: float | None, seed: int) -> list[Curve]:
+    """One of each state: h, or c and h."""
+    # Every network has the same seeds, so that all read the same noise.
+    seeds = np.random.default_rng(seed).integers(2**63, size=DRAWS)
+    draws = [_shares(network.make(hidden, steps, gain, int(s)), steps, int(s)) for s in seeds]
+    h, *cell = (np.concatenate(state) for state in zip(*draws, strict=True))
+    if not cell:
+        return [Curve(network.name, network.color, True, h)]
+    return [
+        Curve(f"{network.name}, c", network.color, True, cell[0]),
+        Curve(f"{network.name}, h", network.color, False, h),
+    ]
+
+
+def _shares(layer: Recurrent, steps: int, seed: int) -> list[np.ndarray[Any, Any]]:
+    """(ROWS, T) of each state: the gradient of a random function of the last h, by distance, over that of this h.
+
+    Infinite where the network, or its gradient, grows out of float64.
+    """
     random = np.random.default_rng(seed)
-    _, state, tape = layer.forward(random.standard_normal((steps, ROWS, INPUTS)))
+    y, state, tape = layer.forward(random.standard_normal((steps, ROWS, INPUTS)))
     h = state[0] if isinstance(state, tuple) else state
     dh = random.standard_normal(h.shape)
     dstate = (dh, np.zeros_like(dh)) if isinstance(state, tuple) else dh
-    norms = gradient_flow(layer, tape, None, dstate).hidden[0]
-    shares: np.ndarray[Any, Any] = (norms[::-1] / norms[-1]).T
-    return shares
+    with np.errstate(over="ignore", invalid="ignore"):
+        flow = gradient_flow(layer, tape, None, dstate)
+        shares = [(norms[0, ::-1] / flow.hidden[0, -1]).T for norms in flow.states]
+    finite = all(np.isfinite(array).all() for array in (y, *shares))
+    return shares if finite else [np.full_like(share, np.inf) for share in shares]
 
 
-def table(curves: list[Curve]) -> str:
+def table(panels: list[Panel]) -> str:
     """The medians at some distances."""
-    last = curves[0].shares.shape[1] - 1
+    last = panels[0].curves[0].shares.shape[1] - 1
     distances = [*[d for d in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if d < last][-6:], last]
     lines = [
-        "‖∂L/∂h‖ some steps before the last, over that at the last (medians)",
+        "‖∂L/∂h‖, and ‖∂L/∂c‖ of the LSTM, some steps before the last, over ‖∂L/∂h‖ at the last (medians)",
         "",
-        f"{'steps back':<12}{'initial values':<16}" + "".join(f"{d:>10}" for d in distances),
+        f"{'steps back':<13}" + "".join(f"{d:>10}" for d in distances),
     ]
-    for curve in curves:
-        values = "".join(f"{curve.median[d]:>10.1e}" for d in distances)
-        lines.append(f"{curve.network.name:<12}{'prepared' if curve.prepared else 'default':<16}{values}")
+    for panel in panels:
+        lines += ["", panel.title]
+        for curve in panel.curves:
+            values = [f"{value:.1e}" if curve.finite else "overflow" for value in curve.median[distances]]
+            lines.append(f"{curve.name:<13}" + "".join(f"{value:>10}" for value in values))
     return "\n".join(lines)
 
 
-def picture(curves: list[Curve], hidden: int) -> bytes:
+def picture(panels: list[Panel], hidden: int) -> bytes:
     """The medians over distance, and the middle four fifths of the sequences around them, as a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for curve in curves:
-        _draw_curve(axes, curve)
-    axes.axhline(LOST, color="#666666", linewidth=0.8, zorder=1)
-    axes.annotate(
-        "below 2⁻²⁴: lost beside\nthe last step's in a\nfloat32 sum",
-        (1.02, LOST),
-        xycoords=("axes fraction", "data"),
-        annotation_clip=False,
-        va="center",
-        color="#666666",
-        fontsize=9,
-    )
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    parts = figure.subplots(1, len(panels), sharex=True, sharey=True)
+    medians = np.concatenate([curve.median for panel in panels for curve in panel.curves])
+    low, high = _limits(medians)
+    for axes, panel in zip(parts, panels, strict=True):
+        axes.axhline(1, color="#666666", linewidth=0.8, zorder=1)
+        axes.axhline(LOST, color="#666666", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        for curve in panel.curves:
+            _draw_curve(axes, curve)
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xlabel("steps before the last")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(0, panels[0].curves[0].shares.shape[1] - 1)
     axes.set_yscale("log")
-    axes.set_ylim(LOWEST, 4)
-    axes.set_xlim(0, curves[0].shares.shape[1] - 1)
-    axes.set_title(f"How far back gradients reach in untrained networks of {hidden} units", pad=12)
-    axes.set_xlabel("steps before the last")
-    axes.set_ylabel("‖∂L/∂h‖, over that at the last step")
-    axes.grid(alpha=0.25, linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(handles=_legend(), frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    axes.set_ylim(low, high)
+    parts[0].set_ylabel("‖∂L/∂h‖ or ‖∂L/∂c‖, over ‖∂L/∂h‖ at the last step")
+    _note(axes, 1, "↑ exploding\n↓ vanishing")
+    if low < LOST:
+        _note(axes, LOST, "below 2⁻²⁴: lost beside\nthe last step's in a\nfloat32 sum")
+    if medians.min() < low:
+        _note(axes, low, "cut off at 10⁻¹²")
+    if medians.max() > high:
+        _note(axes, high, "cut off at 10¹²")
+    figure.legend(handles=_legend(panels[0]), loc="outside lower center", ncols=len(panels[0].curves), frameon=False)
+    figure.suptitle(f"Gradients on their way back through untrained networks of {hidden} units")
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
+    figure.savefig(png, format="png", dpi=100)
     return png.getvalue()
 
 
+def _limits(medians: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """The powers of ten around the medians, within what the picture shows at most."""
+    low, high = np.log10(np.clip([medians.min(), medians.max()], LOWEST, HIGHEST))
+    return 10.0 ** math.floor(low), 10.0 ** max(math.ceil(high), 1)
+
+
+def _note(axes: Axes, height: float, text: str) -> None:
+    """To the right of the axes."""
+    place = axes.get_yaxis_transform()
+    axes.text(1.03, height, text, transform=place, verticalalignment="center", color="#666666", fontsize=9)
+
+
 def _draw_curve(axes: Axes, curve: Curve) -> None:
+    if not curve.finite:
+        return
     distances = np.arange(curve.shares.shape[1])
-    axes.plot(distances, curve.median, color=curve.network.color, **_style(curve.prepared))
-    if curve.prepared:
-        low, high = np.quantile(curve.shares, [0.1, 0.9], axis=0)
-        axes.fill_between(distances, low, high, color=curve.network.color, alpha=0.15, linewidth=0)
+    axes.plot(distances, curve.median, color=curve.color, **_style(curve))
+    low, high = np.quantile(curve.shares, [0.1, 0.9], axis=0)
+    axes.fill_between(distances, low, high, color=curve.color, alpha=0.15, linewidth=0)
 
 
-def _style(prepared: bool) -> dict[str, Any]:
-    return {"linewidth": 2.2} if prepared else {"linewidth": 1.2, "linestyle": (0, (4, 2))}
+def _style(curve: Curve) -> dict[str, Any]:
+    return {"linewidth": 2.2} if curve.main else {"linewidth": 1.1}
 
 
-def _legend() -> list[Line2D]:
-    """Colours name the networks, lines their initial values."""
+def _legend(panel: Panel) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
-    colors = [Line2D([], [], color=network.color, label=network.name, **_style(True)) for network in NETWORKS]
-    names = {True: "W_hh orthogonal,\ngates open (chrono)", False: "PyTorch's\ninitial values"}
-    return colors + [Line2D([], [], color="#333333", label=name, **_style(kind)) for kind, name in names.items()]
+    return [Line2D([], [], color=curve.color, label=curve.name, **_style(curve)) for curve in panel.curves]
