@@ -118,6 +118,8 @@ def as_array(name: str, value: Any) -> Array:
 def typed(name: str, value: Any, dtype: Float | None) -> Array:
     """An array of `dtype` in either byte order; None stands for float32 or float64."""
     array = as_array(name, value)
+    if array.dtype is dtype:
+        return array
     native = array.dtype.newbyteorder("=")
     if dtype is None and native not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}")

@@ -42,7 +42,7 @@ class Store:
 class Arrays(Mapping[str, Array]):
     """Named views of a flat array. Assigning to a name writes into its view, so that views and buffer stay one."""
 
-    __slots__ = ("_views",)
+    __slots__ = ("_views", "groups")
 
     def __init__(self, flat: Array, shapes: Shapes) -> None:
         views: dict[str, Array] = {}
@@ -52,12 +52,13 @@ class Arrays(Mapping[str, Array]):
             views[name] = flat[start:stop].reshape(shape)
             start = stop
         self._views = views
+        self.groups: dict[int, Any] = {}  # of views, as a module hands them to the kernels again and again
 
     @classmethod
     def of(cls, views: dict[str, Array]) -> Self:
         """Views that somebody else has made."""
         arrays = cls.__new__(cls)
-        arrays._views = views
+        arrays._views, arrays.groups = views, {}
         return arrays
 
     def __getitem__(self, name: str) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 from rnnfast import _kernels, checkpointing, checks, init, planning, threads
 from rnnfast.checkpointing import Checkpoint, Checkpoints
 from rnnfast.checks import Array
-from rnnfast.module import NO_MASKS, Key, Masks, Module, State, Tape
+from rnnfast.module import NO_MASKS, Arrays, Key, Masks, Module, State, Tape
 from rnnfast.planning import Plan
 from rnnfast.recording import RecurrentTape, Run, Watch
 from rnnfast.streaming import Stream
@@ -260,7 +260,13 @@ class Recurrent(Module):
         """The features of one direction: a view (T, B, ·) of (T, B, D·…)."""
         return array[..., direction * self.output_size : (direction + 1) * self.output_size]
 
-    def _check_states(self, value: State, batch: int, names: tuple[str, ...], what: str) -> tuple[Array, ...] | None:
+    def _check_states(
+        self, what: str, value: State, batch: int, prefix: str = "", suffix: str = ""
+    ) -> tuple[Array, ...] | None:
+        """The states as they are called with prefix and suffix; None for None."""
+        if value is None:
+            return None
+        names = tuple(f"{prefix}{name}{suffix}" for name in self._state_names)
         return checks.states(what, value, names, self._state_shapes(batch), self.dtype)
 
     def _new_states(self, batch: int) -> tuple[Array, ...]:
@@ -339,7 +345,7 @@ class Recurrent(Module):
         segment = checkpointing.segment_steps(checkpoint, steps)
         if segment is not None and self.bidirectional:
             raise ValueError("checkpoint: expected None for a bidirectional layer, whose second direction starts last")
-        initial = self._check_states(state, batch, tuple(f"{name}0" for name in self._state_names), "state")
+        initial = self._check_states("state", state, batch, suffix="0")
         if initial is None:
             initial = self._initial_states(batch)
         elif record:
@@ -446,11 +452,16 @@ class Recurrent(Module):
 
     def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
         """What a layer and direction has, parameters or gradients, by the kernels' names."""
-        names, of_units = self._names[layer * self._directions + direction]
-        of_layer: dict[str, Any] = {name: source[full] for name, full in names.items()}
-        blocks = [source[full].reshape(-1, self.hidden_size) for full in of_units]
-        of_layer["unit_weights"] = tuple(unit for block in blocks for unit in block)
-        return of_layer
+        k = layer * self._directions + direction
+        found = source.groups.get(k) if isinstance(source, Arrays) else None
+        if found is None:
+            names, of_units = self._names[k]
+            found = {name: source[full] for name, full in names.items()}
+            blocks = [source[full].reshape(-1, self.hidden_size) for full in of_units]
+            found["unit_weights"] = tuple(unit for block in blocks for unit in block)
+            if isinstance(source, Arrays):
+                source.groups[k] = found
+        return found
 
     def _names_of(self, end: str) -> tuple[dict[str, str], list[str]]:
         """The kernels' names of what a layer and direction has -> the parameters'; and those of its unit weights."""
@@ -460,7 +471,7 @@ class Recurrent(Module):
 
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
         batch = tape.shape[0 if self.batch_first else 1]
-        return self._check_states(dstate, batch, tuple(f"d{name}" for name in self._state_names), "dstate")
+        return self._check_states("dstate", dstate, batch, prefix="d")
 
     def _backward(
         self,
