@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .contenders import Builder, Contender, Kind, Problem
+from .variants import USUAL_CELLS
 
 PACKAGES = {
     "PyTorch": ("torch",),
@@ -21,9 +22,17 @@ EAGER = {
     "ONNX Runtime": ("peer_onnx", "session"),
 }
 FAMILY = {"PyTorch": ("peer_torch", "eager")}
+IN_ONNX = ("LSTM peephole", "LSTM coupled", "GRU reset before", "RNN relu")  # of the family, what its operators have
 SLOW = {"torch.compile": ("peer_torch", "compiled")}
 RAGGED = {"PyTorch packed": ("peer_torch", "packed"), "PyTorch padded": ("peer_torch", "padded")}
 BFLOAT16 = {"PyTorch bf16": ("peer_torch", "bfloat16")}
+
+
+def of_cell(cell: str) -> dict[str, tuple[str, str]]:
+    """The peers of a name in variants.py."""
+    if cell in USUAL_CELLS:
+        return EAGER
+    return FAMILY | ({"ONNX Runtime": EAGER["ONNX Runtime"]} if cell in IN_ONNX else {})
 
 
 def missing(peer: str) -> list[str]:

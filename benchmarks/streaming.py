@@ -38,9 +38,9 @@ def _ours(problem: Problem) -> Contender:
 
 def _onnx(problem: Problem) -> Contender:
     onnx = module("peer_onnx")
-    session = onnx.make_session(problem, with_state=True)
+    session = onnx.make_session(problem.layer, problem.threads, with_state=True)
     inputs = [x[None] for x in problem.x]
-    names = [f"{name}0" for name in onnx.STATES[problem.cell]]
+    names = onnx.initial_names(problem.layer)
     zeros = [np.zeros((1, 1, problem.shape.H), np.float32) for _ in names]
 
     def run() -> Any:

@@ -23,7 +23,7 @@ from rnnfast.threads import config
 from . import echo_state, language_model, streaming
 from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, ours_in_float32, play, work_of
 from .limits import measure_bandwidth
-from .peers import BFLOAT16, EAGER, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing
+from .peers import BFLOAT16, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing, of_cell
 from .processes import measure_footprint, measure_memory
 from .results import Results
 from .shapes import Extent, Shape, shapes_of
@@ -171,7 +171,7 @@ def _job(title: str, matches: Callable[[], list[Match]], plan: Plan) -> Job:
 
 def _layer_jobs(plan: Plan, threads: int) -> Iterator[Job]:
     for (shape, cell), kind in product(plan.layers(threads), KINDS):
-        peers = (EAGER if cell in USUAL_CELLS else FAMILY) | (SLOW if plan.extent == "full" else {})
+        peers = of_cell(cell) | (SLOW if plan.extent == "full" else {})
         matches = partial(_layer, cell, shape, threads, kind, peers)
         yield _job(f"{cell} {shape.name}, {kind}, threads {threads}", matches, plan)
 
@@ -265,7 +265,7 @@ def _echo_state(shape: Shape, density: float) -> list[Match]:
 def _length_jobs(plan: Plan) -> Iterator[Job]:
     """All lengths in one match, so that they take turns with each other."""
     shapes = [Shape(f"T = {T:,}", T, 1, 128, 128) for T in LENGTHS[plan.extent]]
-    peers = {"PyTorch": EAGER["PyTorch"]}
+    peers = FAMILY
 
     def matches() -> list[Match]:
         problems = [make_problem("LSTM", shape, 1) for shape in shapes]

@@ -293,6 +293,17 @@ def test_pytorch_does_the_same_work(cell: str, kind: contenders.Kind) -> None:
         assert len(played.peers) == 2
 
 
+@pytest.mark.parametrize("cell", peers.IN_ONNX)
+def test_onnx_runtime_has_the_same_layer(cell: str) -> None:
+    pytest.importorskip("onnxruntime")
+    match = contenders.layer_match(
+        contenders.make_problem(cell, TINY, 1), "forward", peers.builders({"ONNX Runtime": peers.EAGER["ONNX Runtime"]})
+    )
+    (played,) = contenders.play([match], BRIEF)
+    assert not played.failures
+    assert played.errors["ONNX Runtime"] < 1e-5
+
+
 @pytest.mark.parametrize("kind", suite.KINDS)
 @pytest.mark.parametrize("shape", [TINY, SQUARE], ids=lambda shape: shape.name)
 @pytest.mark.parametrize("cell", FAMILY)
