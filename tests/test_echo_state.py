@@ -941,3 +941,41 @@ def test_states_are_those_of_reservoirpy(hidden: int, density: float, leak: floa
     x = np.random.default_rng(0).standard_normal((300, 3))
     states, _ = network.harvest(x[:, None])
     assert np.abs(states[:, 0] - judge.run(x)).max() < 1e-12
+
+
+def with_feedback(leak: float) -> tuple[Any, Problem, dict[str, Any], Any]:
+    """reservoirpy, a problem, its x and targets, and the same reservoir there, which reads both side by side."""
+    rpy = pytest.importorskip("reservoirpy", reason="reservoirpy isn't here to judge: pip install reservoirpy")
+    problem = make_problem(Shape(100, 1, 3, 50), np.float64, feedback_scaling=0.5, leak=leak)
+    r = weights_of(problem.network)
+    assert r.weight_fb is not None
+    inputs = np.hstack([r.weight_ih, r.weight_fb])
+    judge = rpy.nodes.Reservoir(W=r.weight_hh, Win=inputs, bias=r.bias, lr=leak, name="states")
+    return rpy, problem, {"x": problem.x[:, 0], "y": problem.teacher[:, 0]}, judge
+
+
+@pytest.mark.parametrize("leak", [1.0, 0.3])
+def test_states_under_a_teacher_are_those_of_reservoirpy(leak: float) -> None:
+    """Its delay of one step leads from a teacher to the reservoir."""
+    rpy, problem, told, judge = with_feedback(leak)
+    x, y = (rpy.nodes.Input(name=name) for name in told)
+    model = rpy.Model([x, y, judge], [(x, 0, judge), (y, 1, judge)])
+    model.initialize(told, {"y": told["y"]})
+    states, _ = problem.network.harvest(problem.x, teacher=problem.teacher)
+    assert np.abs(states[:, 0] - model.run(told)["states"]).max() < 1e-12
+
+
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("leak", [1.0, 0.3])
+def test_the_loop_of_outputs_is_that_of_reservoirpy(leak: float, fit: bool) -> None:
+    """Through a readout of random numbers, and what its fit under the teacher makes of it."""
+    rpy, problem, told, judge = with_feedback(leak)
+    network, params = problem.network, problem.network.params
+    readout = rpy.nodes.Ridge(1e-2, Wout=params["readout_weight"].T, bias=params["readout_bias"], name="y")
+    model = rpy.ESN(judge, readout, feedback=True, input_to_readout=True)
+    model.initialize(told["x"], told["y"])
+    if fit:
+        network.fit(problem.x, problem.teacher, ridge=1e-2)
+        model.fit(told["x"], told["y"]).reset()
+        assert np.abs(params["readout_weight"] - readout.Wout.T).max() < 1e-9
+    assert np.abs(network(problem.x)[0][:, 0] - model.run(told["x"])).max() < 1e-9

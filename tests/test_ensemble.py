@@ -34,6 +34,11 @@ KINDS: dict[str, Callable[..., rf.Module]] = {
     "gru": lambda seed: rf.GRU(3, 8, seed=seed),
     "lstm": lambda seed: rf.LSTM(3, 8, 2, dropout=0.4, bidirectional=True, grad_clip=0.5, seed=seed),
     "double": lambda seed: rf.RNN(3, 8, nonlinearity="relu", train_initial_state=True, dtype=np.float64, seed=seed),
+    "ind_rnn": lambda seed: rf.IndRNN(3, 8, seed=seed),
+    "min_gru": lambda seed: rf.MinGRU(3, 8, seed=seed),
+    "min_lstm": lambda seed: rf.MinLSTM(3, 8, seed=seed),
+    "sru": lambda seed: rf.SRU(3, 8, 2, train_initial_state=True, seed=seed),
+    "slstm": lambda seed: rf.SLSTM(3, 8, num_heads=2, recurrent_dropout=0.3, seed=seed),
     "linear": lambda seed: rf.Linear(3, 8, seed=seed),
     "with_head": with_head,
 }

@@ -9,35 +9,44 @@ import numpy as np
 import pytest
 
 import rnnfast as rf
+from rnnfast import reference
 from shapes import EXACT, Shape
-from support import CELLS, DTYPES, Array, Problem, as_state, as_tuple, assert_same_bits, make_problem, threads
+from support import CELLS, DTYPES, Array, Problem, as_state, as_tuple, assert_same_bits, make_problem, masks, threads
+from variants import VARIANTS, WAYS
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def flow_of(problem: Problem, dtype: Any, checkpoint: Any = None, **options: Any) -> tuple[rf.GradientFlow, Any]:
+def record(problem: Problem, dtype: Any, checkpoint: Any = None, **options: Any) -> tuple[Any, Any]:
+    """A layer and the tape of its first call."""
     layer = problem.layer(dtype, **options)
     state = None if problem.state is None else as_state(tuple(s.astype(dtype) for s in problem.state))
-    tape = layer.forward(problem.x.astype(dtype), state, problem.lengths, problem.resets, checkpoint=checkpoint)[2]
+    form = problem.lengths, problem.resets
+    return layer, layer.forward(problem.x.astype(dtype), state, *form, checkpoint=checkpoint)[2]
+
+
+def flow_of(problem: Problem, dtype: Any, checkpoint: Any = None, **options: Any) -> tuple[rf.GradientFlow, Any]:
+    layer, tape = record(problem, dtype, checkpoint, **options)
     dstate = as_state(tuple(s.astype(dtype) for s in problem.dstate))
     return rf.gradient_flow(layer, tape, problem.dy.astype(dtype), dstate), layer
 
 
-def in_double(problem: Problem) -> Problem:
-    return replace(
-        problem,
-        x=problem.x.astype(np.float64),
-        dy=problem.dy.astype(np.float64),
-        state=tuple(s.astype(np.float64) for s in problem.state or ()),
-        dstate=tuple(s.astype(np.float64) for s in problem.dstate),
-    )
-
-
-def piece(problem: Problem, begin: int, end: int, state: Any) -> tuple[Any, ...]:
-    """The arguments of a forward call that has some of the steps."""
-    lengths = None if problem.lengths is None else np.clip(problem.lengths - begin, 0, end - begin)
-    return problem.x[begin:end], state, lengths, None if problem.resets is None else problem.resets[begin:end]
+def gradients_of_rest(problem: Problem, begin: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Of the state (·, B, H) at which the sequence is cut, by the reference: of the steps from `begin` on alone."""
+    keep, scale = masks(problem)
+    tape = reference.forward(
+        problem.cells,
+        problem.params,
+        problem.x[begin:],
+        as_state(state),
+        None if problem.lengths is None else np.maximum(problem.lengths - begin, 0),
+        None if problem.resets is None else problem.resets[begin:],
+        keep=as_state(tuple(share[:, begin:] if share.ndim > 1 else share for share in keep)),
+        recurrent_scale=scale,
+    )[2]
+    clip = problem.options.get("grad_clip") or np.inf
+    return as_tuple(reference.backward(tape, problem.dy[begin:], as_state(problem.dstate), clip=clip)[1])
 
 
 def norm(array: Array) -> Array:
@@ -48,35 +57,42 @@ def norm(array: Array) -> Array:
 # ---- what it is ------------------------------------------------------------------------------------------------------
 
 
-@each_cell
-@pytest.mark.parametrize("options", [{}, {"ragged": True}, {"ragged": True, "cut": True}])
-def test_it_is_the_gradient_of_the_state_at_which_a_sequence_is_cut(options: dict[str, Any], cell: str) -> None:
-    """∂L/∂h_t = dy_t + the gradient of the initial state of the steps after t."""
-    problem = in_double(make_problem(cell, Shape(6, 7, 3, 5), **options))
-    flow, layer = flow_of(problem, np.float64)
-    steps, batch, _ = problem.x.shape
-    lengths = np.full(batch, steps) if problem.lengths is None else problem.lengths
-    state = as_state(problem.state or ())
-    for t in range(steps):
-        _, state = layer(*piece(problem, t, t + 1, state))
-        tape = layer.forward(*piece(problem, t + 1, steps, state))[2]
-        _, dstate = layer.backward(tape, problem.dy[t + 1 :], as_state(problem.dstate))
-        expected = np.where(lengths > t, norm(as_tuple(dstate)[0][0] + problem.dy[t]), 0)
+MASKED = [name for name, (_, options) in WAYS.items() if {"zoneout", "recurrent_dropout"} & options.keys()]
+
+
+@pytest.mark.parametrize("form", [{}, {"ragged": True, "cut": True}], ids=str)
+@pytest.mark.parametrize(
+    ("variant", "training"), [*((name, True) for name in [*CELLS, *WAYS]), *((name, False) for name in MASKED)]
+)
+def test_it_is_the_gradient_of_the_state_at_which_a_sequence_is_cut(
+    variant: str, training: bool, form: dict[str, Any]
+) -> None:
+    """∂L/∂h_t = dy_t + the gradient of the initial state of the steps after t; clamped, if it is to be."""
+    cell, options = WAYS.get(variant, (variant, {}))
+    problem = replace(make_problem(cell, Shape(5, 5, 3, 6), **form, **options), training=training)
+    flow, _ = flow_of(problem, np.float64)
+    _, tape = record(problem, np.float64)
+    clip = options.get("grad_clip", np.inf)
+    for t in range(5):
+        dh, *_ = gradients_of_rest(problem, t + 1, tuple(s[:, t] for s in tape.states))
+        runs = True if problem.lengths is None else problem.lengths > t
+        expected = np.where(runs, norm(np.clip(dh[0] + problem.dy[t], -clip, clip)), 0)
         np.testing.assert_allclose(flow.hidden[0, t], expected, rtol=1e-10, err_msg=f"step {t}")
 
 
-def test_of_the_cell_state_it_is_the_whole_gradient_too() -> None:
-    """What comes from later steps, and what comes through h of the same step."""
-    problem = in_double(make_problem("lstm", Shape(6, 4, 3, 5)))
-    flow, layer = flow_of(problem, np.float64)
-    tape = layer.forward(*piece(problem, 0, 6, as_state(problem.state or ())))[2]
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("option", ["plain", "projection", "layer_norm", "recurrent_dropout", "zoneout_of_each"])
+def test_of_the_cell_state_it_is_the_whole_gradient_too(option: str, training: bool) -> None:
+    """What comes from later steps and through h of the same step, which zoneout makes of a c of its own."""
+    options = {} if option == "plain" else VARIANTS[f"lstm-{option}"][1]
+    problem = replace(make_problem("lstm", Shape(6, 4, 3, 6), **options), training=training)
+    flow, _ = flow_of(problem, np.float64)
+    _, tape = record(problem, np.float64)
     c, o = tape.cell[0], tape.gates[0, :, :, 3]
-    state = as_state(problem.state or ())
     for t in range(6):
-        _, state = layer(*piece(problem, t, t + 1, state))
-        rest = layer.forward(*piece(problem, t + 1, 6, state))[2]
-        _, (dh, dc) = layer.backward(rest, problem.dy[t + 1 :], as_state(problem.dstate))
-        through_h = (dh[0] + problem.dy[t]) * o[t] * (1 - np.tanh(c[t]) ** 2)
+        dh, dc = gradients_of_rest(problem, t + 1, tuple(s[:, t] for s in tape.states))
+        dh = (dh[0] + problem.dy[t]) @ problem.params.get("weight_hr_l0", np.eye(6))
+        through_h = 0 if "zoneout" in options else dh * o[t] * (1 - np.tanh(c[t]) ** 2)
         np.testing.assert_allclose(flow.cell[0, t], norm(dc[0] + through_h), rtol=1e-10, err_msg=f"step {t}")
 
 

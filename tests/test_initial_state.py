@@ -11,8 +11,11 @@ import pytest
 import rnnfast as rf
 from shapes import Shape
 from support import CELLS, Array, as_state, as_tuple, assert_same_bits, make_problem, new_layer, threads
+from variants import IN_BFLOAT16, WAYS
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
+
+VARIANTS = {**{cell: (cell, {}) for cell in CELLS}, **WAYS, **IN_BFLOAT16}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -26,10 +29,10 @@ def trained(layer: Any) -> dict[str, Array]:
 
 
 def make(cell: str, shape: Shape, options: dict[str, Any], dtype: type = np.float64) -> tuple[Any, Any]:
-    """A problem without a state, and its layer with an initial state of random numbers."""
+    """A problem without a state, and its layer with an initial state of random numbers and the masks of its own."""
     problem = make_problem(cell, shape, given=False, **options)
     _, _, inputs, hidden = problem.shape
-    layer = new_layer(cell, inputs, hidden, train_initial_state=True, dtype=dtype, **problem.options)
+    layer = new_layer(cell, inputs, hidden, train_initial_state=True, dtype=dtype, seed=5, **problem.options)
     random = np.random.default_rng(5)
     drawn = {name: random.standard_normal(array.shape) for name, array in trained(layer).items()}
     if "initial_n" in drawn:  # a sum of positive numbers; h is divided by it
@@ -133,15 +136,23 @@ def test_its_gradient_is_the_slope(options: str, cell: str) -> None:
             np.testing.assert_allclose(layer.grads[name], slopes, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@each_cell
-def test_its_gradient_is_that_of_the_state_summed_over_the_batch(cell: str) -> None:
-    """And the other gradients are those with the same state given; in segments too."""
-    problem, layer = make(cell, Shape(9, 6, 3, 8), {"num_layers": 2, "ragged": True, "cut": True}, np.float32)
-    plain = problem.layer(np.float32)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_its_gradient_is_that_of_the_state_summed_over_the_batch(
+    variant: str, bidirectional: bool, training: bool
+) -> None:
+    """And the other gradients are those with the same state given and the same masks; in segments too."""
+    cell, of_cell = VARIANTS[variant]
+    whole = {"num_layers": 2, "bidirectional": bidirectional, "ragged": True, "cut": True, **of_cell}
+    problem, layer = make(cell, Shape(9, 6, 3, 12), whole, np.float32)
+    layer, plain = layer.train(training), problem.layer(np.float32).train(training)
+    masks = layer.rng_state
     tape = plain.forward(problem.x, broadcast(layer, 6), problem.lengths, problem.resets)[2]
     dx, dinitial = plain.backward(tape, problem.dy, as_state(problem.dstate))
-    for checkpoint in (None, 2):
+    for checkpoint in (None,) if bidirectional else (None, 2):
         layer.zero_grad()
+        layer.rng_state = masks
         tape = layer.forward(problem.x, None, problem.lengths, problem.resets, checkpoint=checkpoint)[2]
         assert_same_bits(layer.backward(tape, problem.dy, as_state(problem.dstate)), (dx, dinitial))
         for name, gradient in plain.grads.items():

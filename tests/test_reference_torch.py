@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,15 @@ torch = pytest.importorskip("torch", reason="PyTorch isn't here to judge")
 SHAPE = Shape(6, 5, 3, 6)
 Params = dict[str, Any]  # of one layer, by the names that the cells use; tensors
 Step = Callable[[Params, Any, tuple[Any, ...]], tuple[Any, ...]]  # params, x (B, I), states (B, H) -> states
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On arrays this small, PyTorch's threads only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 # ---- PyTorch's own ---------------------------------------------------------------------------------------------------
@@ -70,12 +79,49 @@ def seen(p: Params, h: Any) -> Any:
 def lstm(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
     h, c = state
     i, f, g, o = (linear(p, "ih", x) + linear(p, "hh", seen(p, h))).split(6, 1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
+    i, f = (i + peephole(p, "ci", c)).sigmoid(), (f + peephole(p, "cf", c)).sigmoid()
+    c = f * c + i * g.tanh()
+    return (o + peephole(p, "co", c)).sigmoid() * c.tanh(), c
 
 
-def rnn(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (torch.tanh(linear(p, "ih", x) + linear(p, "hh", seen(p, state[0]))),)
+def peephole(p: Params, kind: str, c: Any) -> Any:
+    """What a gate sees of c, if it has the parameters."""
+    return p[f"weight_{kind}"] * c if f"weight_{kind}" in p else 0
+
+
+def lstm_of_three(forget: Callable[[Any], Any]) -> Step:
+    """Without rows for a forget gate, which is made of i."""
+
+    def step(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        h, c = state
+        i, g, o = (linear(p, "ih", x) + linear(p, "hh", seen(p, h))).split(6, 1)
+        i = (i + peephole(p, "ci", c)).sigmoid()
+        c = forget(i) * c + i * g.tanh()
+        return (o + peephole(p, "co", c)).sigmoid() * c.tanh(), c
+
+    return step
+
+
+lstm_coupled, lstm_no_forget = lstm_of_three(lambda i: 1 - i), lstm_of_three(lambda i: 1)
+
+
+def rnn(activation: Callable[[Any], Any]) -> Step:
+    return lambda p, x, state: (activation(linear(p, "ih", x) + linear(p, "hh", seen(p, state[0]))),)
+
+
+def ind_rnn(activation: Callable[[Any], Any]) -> Step:
+    return lambda p, x, state: (activation(linear(p, "ih", x) + p["weight_hh"] * state[0]),)
+
+
+def min_gru(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+    z, n = linear(p, "ih", x).split(6, 1)
+    return ((1 - z.sigmoid()) * state[0] + z.sigmoid() * n,)
+
+
+def min_lstm(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
+    f, i, n = linear(p, "ih", x).split(6, 1)
+    f, i = f.sigmoid(), i.sigmoid()
+    return ((f * state[0] + i * n) / (f + i),)
 
 
 def gru(p: Params, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -123,7 +169,8 @@ def solve_by_autograd(step: Step, family: Family) -> Solution:
     if given is None:
         blanks = zip(family.dstate, family.cells[0].initial, strict=True)
         given = tuple(np.full_like(ds, value) for ds, value in blanks)
-    x = torch.tensor(family.x, requires_grad=True)
+    x = torch.tensor(np.nan_to_num(family.x), requires_grad=True)
+    lengths = torch.full((batch,), steps) if family.lengths is None else torch.tensor(family.lengths)
     leaves = tuple(torch.tensor(s[0], requires_grad=True) for s in given)
     params = {name.removesuffix("_l0"): torch.tensor(p, requires_grad=True) for name, p in family.params.items()}
     constants = {}
@@ -135,17 +182,23 @@ def solve_by_autograd(step: Step, family: Family) -> Solution:
     state = tuple(s.detach() if family.cells[0].initial[k] == -np.inf else s for k, s in enumerate(leaves))
     outputs = []
     for t in range(steps):
+        runs = (t < lengths)[:, None]
+        if family.resets is not None:
+            fresh = torch.tensor(family.resets[t])[:, None] & runs
+            blank = family.cells[0].initial
+            state = tuple(s.masked_fill(fresh, value) for s, value in zip(state, blank, strict=True))
         new = step(params | constants, x[t], state)
         if "weight_hr" in params:
             new = (new[0] @ params["weight_hr"].T, *new[1:])
         # to select where the share is 0 or 1, since 0 ∞ is no number
-        state = tuple(
+        new = tuple(
             torch.where(k[t] == 0, s, torch.where(k[t] == 1, old, k[t] * old + (1 - k[t]) * s))
             for k, old, s in zip(shares, state, new, strict=True)
         )
-        outputs.append(state[0])
+        state = tuple(torch.where(runs, s, old) for s, old in zip(new, state, strict=True))
+        outputs.append(torch.where(runs, state[0], 0))
     y = torch.stack(outputs)
-    goal = (y * torch.tensor(family.dy)).sum()
+    goal = (y * torch.tensor(np.nan_to_num(family.dy))).sum()
     for s, ds in zip(state, family.dstate, strict=True):
         goal = goal + (s * torch.tensor(ds[0])).sum()
     goal.backward()
@@ -159,15 +212,24 @@ def solve_by_autograd(step: Step, family: Family) -> Solution:
     return {name: array.detach().numpy() for name, array in solution.items()}
 
 
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
+ALL = {"layer_norm": True, "projection": True, "zoneout": True, "recurrent_dropout": True}
 LOOPS: dict[str, tuple[str, Step, dict[str, bool]]] = {
-    "rnn_projected": ("rnn_tanh", rnn, {"projection": True}),
-    "rnn_layer_norm": ("rnn_tanh", rnn, {"layer_norm": True}),
+    **{f"rnn_{name}": (f"rnn_{name}", rnn(f), {}) for name, f in ACTIVATIONS.items()},
+    "rnn_projected": ("rnn_tanh", rnn(torch.tanh), {"projection": True}),
+    "rnn_layer_norm": ("rnn_tanh", rnn(torch.tanh), {"layer_norm": True}),
     "lstm": ("lstm", lstm, {}),
     "lstm_layer_norm": ("lstm", lstm, {"layer_norm": True}),
     "lstm_layer_norm_projected": ("lstm", lstm, {"layer_norm": True, "projection": True}),
     "lstm_zoneout": ("lstm", lstm, {"zoneout": True}),
     "lstm_recurrent_dropout": ("lstm", lstm, {"recurrent_dropout": True}),
-    "lstm_all": ("lstm", lstm, {"layer_norm": True, "projection": True, "zoneout": True, "recurrent_dropout": True}),
+    "lstm_all": ("lstm", lstm, ALL),
+    "lstm_peephole": ("lstm_peephole", lstm, {}),
+    "lstm_peephole_all": ("lstm_peephole", lstm, ALL),
+    "lstm_coupled": ("lstm_coupled", lstm_coupled, {}),
+    "lstm_coupled_peephole": ("lstm_coupled_peephole", lstm_coupled, {}),
+    "lstm_no_forget": ("lstm_no_forget", lstm_no_forget, {}),
+    "lstm_no_forget_peephole": ("lstm_no_forget_peephole", lstm_no_forget, {}),
     "gru_layer_norm": ("gru", gru, {"layer_norm": True}),
     "gru_all": ("gru", gru, {"layer_norm": True, "zoneout": True, "recurrent_dropout": True}),
     "gru_reset_before": ("gru_reset_before", gru_reset_before, {}),
@@ -177,6 +239,12 @@ LOOPS: dict[str, tuple[str, Step, dict[str, bool]]] = {
         gru_reset_before,
         {"layer_norm": True, "zoneout": True, "recurrent_dropout": True},
     ),
+    **{f"ind_rnn_{name}": (f"ind_rnn_{name}", ind_rnn(f), {}) for name, f in ACTIVATIONS.items()},
+    "ind_rnn_zoneout": ("ind_rnn_tanh", ind_rnn(torch.tanh), {"zoneout": True}),
+    "min_gru": ("min_gru", min_gru, {}),
+    "min_gru_zoneout": ("min_gru", min_gru, {"zoneout": True}),
+    "min_lstm": ("min_lstm", min_lstm, {}),
+    "min_lstm_zoneout": ("min_lstm", min_lstm, {"zoneout": True}),
     "sru": ("sru", sru, {}),
     "sru_zoneout": ("sru", sru, {"zoneout": True}),
     "sru_skip": ("sru_skip", sru, {}),
@@ -185,12 +253,17 @@ LOOPS: dict[str, tuple[str, Step, dict[str, bool]]] = {
 }
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("form", [{"given": False}, {}, {"ragged": True, "cut": True}], ids=str)
 @pytest.mark.parametrize("name", LOOPS)
-def test_outputs_states_and_gradients_agree_with_a_loop(name: str, given: bool) -> None:
+def test_outputs_states_and_gradients_agree_with_a_loop(name: str, form: dict[str, bool]) -> None:
+    """Without a state, with one, and with lengths and resets too."""
     cell, step, options = LOOPS[name]
-    family = make_family(cell, SHAPE, given=given, **options)
+    family = make_family(cell, SHAPE, **form, **options)
     assert_same_solution(family.solve(), solve_by_autograd(step, family))
+
+
+def test_a_loop_judges_every_cell() -> None:
+    assert {cell for cell, *_ in LOOPS.values()} == set(reference.CELLS)
 
 
 @pytest.mark.parametrize("name", ["lstm_all", "gru_reset_before_all", "slstm_all"])

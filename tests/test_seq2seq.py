@@ -22,6 +22,11 @@ LAYERS: dict[str, Callable[..., rf.Module]] = {
     "rnn": lambda seed, **options: rf.RNN(3, 5, seed=seed, **options),
     "lstm": lambda seed, **options: rf.LSTM(3, 5, 2, seed=seed, **options),
     "gru": lambda seed, **options: rf.GRU(3, 5, 2, seed=seed, **options),
+    "ind_rnn": lambda seed, **options: rf.IndRNN(3, 5, nonlinearity="tanh", seed=seed, **options),
+    "min_gru": lambda seed, **options: rf.MinGRU(3, 5, seed=seed, **options),
+    "min_lstm": lambda seed, **options: rf.MinLSTM(3, 5, seed=seed, **options),
+    "sru": lambda seed, **options: rf.SRU(3, 5, 2, seed=seed, **options),
+    "slstm": lambda seed, **options: rf.SLSTM(3, 5, seed=seed, **options),
 }
 
 

@@ -19,6 +19,11 @@ LAYERS: dict[str, Callable[..., rf.Module]] = {
     "rnn": lambda **options: rf.RNN(4, 7, 2, seed=2, **options),
     "lstm": lambda **options: rf.LSTM(4, 7, 2, seed=2, **options),
     "gru": lambda **options: rf.GRU(4, 7, seed=2, **options),
+    "ind_rnn": lambda **options: rf.IndRNN(4, 7, 2, seed=2, **options),
+    "min_gru": lambda **options: rf.MinGRU(4, 7, 2, seed=2, **options),
+    "min_lstm": lambda **options: rf.MinLSTM(4, 7, 2, seed=2, **options),
+    "sru": lambda **options: rf.SRU(4, 7, 2, seed=2, **options),
+    "slstm": lambda **options: rf.SLSTM(4, 7, 2, seed=2, **options),
 }
 GIVEN = {
     "plain": {},
@@ -31,6 +36,10 @@ GIVEN = {
         "mask": np.random.default_rng(6).random((T, B)) < 0.8,
     },
 }
+
+# To a window, a cell is its states: three have all that may be given, the others all at once.
+CASES = [(cell, given) for cell in LAYERS for given in (GIVEN if cell in ("rnn", "lstm", "gru") else ["all"])]
+each_case = pytest.mark.parametrize(("cell", "given"), CASES)
 
 
 def new_model(cell: str = "lstm", batch_first: bool = False, dtype: Any = np.float32) -> rf.Sequential:
@@ -80,8 +89,7 @@ def plain(
 
 # ---- gradients -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("window", [T, T + 10])
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("cell", LAYERS)
+@each_case
 def test_one_window_gives_the_gradients_of_a_plain_backward(cell: str, given: str, window: int) -> None:
     """To the bit."""
     (x, targets), model = text(), new_model(cell)
@@ -93,8 +101,7 @@ def test_one_window_gives_the_gradients_of_a_plain_backward(cell: str, given: st
     assert_same_bits(records[0].state[1], state[1])
 
 
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("cell", LAYERS)
+@each_case
 def test_windows_are_plain_passes_with_the_state_carried_on(cell: str, given: str) -> None:
     """To the bit, while an optimiser changes the parameters in between."""
     (x, targets), model, twin = text(), new_model(cell), new_model(cell)
@@ -114,8 +121,7 @@ def test_windows_are_plain_passes_with_the_state_carried_on(cell: str, given: st
 
 
 @pytest.mark.parametrize("back", [6, 7, 11, 12, 17, 40])
-@pytest.mark.parametrize("given", GIVEN)
-@pytest.mark.parametrize("cell", LAYERS)
+@each_case
 def test_a_loss_goes_back_through_as_many_steps_as_asked(cell: str, given: str, back: int) -> None:
     """Against one pass through these steps from the state before them, in which the new steps alone count."""
     (x, targets), model, twin = text(), new_model(cell, dtype=np.float64), new_model(cell, dtype=np.float64)

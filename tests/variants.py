@@ -73,7 +73,7 @@ WAYS: dict[str, Variant] = {
 
 # The same in bfloat16, which rounds: no reference but itself tells its last bits.
 _ROUNDED: dict[str, Variant] = {
-    **_named("plain", ["rnn_relu", "lstm", "gru", "gru_reset_before", "sru", "min_gru", "ind_rnn_tanh"]),
+    **_named("plain", CELLS),
     **{
         name: WAYS[name]
         for name in (

@@ -52,7 +52,7 @@ def gradient_flow(layer: Recurrent, tape: Tape[Any], dy: Any, dstate: State = No
     ∂L/∂h_t is the whole gradient: what comes from y_t and from all steps after. Where it shrinks to nothing over some
     distance, what lies that far back can't be learnt; where it grows without bound, training breaks off (Bengio, Simard
     & Frasconi, 1994, "Learning long-term dependencies with gradient descent is difficult"). With `grad_clip` it is the
-    clamped one.
+    clamped one. With zoneout, ∂L/∂c_t is that of what zoneout leaves: h of the same step is made before, of the new c.
 
     Computes one backward pass. The tape stays for others, no gradient of the layer changes.
 
