@@ -1,4 +1,4 @@
-"""What the examples share: a command line, words as arrays of tokens, minibatches, a curve as a picture."""
+"""What the examples share: a command line, texts as arrays, minibatches, probabilities, pictures."""
 
 from __future__ import annotations
 
@@ -51,12 +51,47 @@ def tokens(texts: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     return array, lengths
 
 
-def picture(path: str | None, draw: Callable[[Any], None], size: tuple[float, float] = (6.0, 3.0)) -> None:
-    """Save what `draw` draws on the axes it is given; nothing without a path."""
+def columns(array: Array, batch: int) -> Array:
+    """A long text as `batch` shorter ones side by side: (T, B)."""
+    return array[: len(array) // batch * batch].reshape(batch, -1).T
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities, over the last axis."""
+    exps = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Array = exps / exps.sum(axis=-1, keepdims=True)
+    return result
+
+
+def picture(path: str | None, draw: Callable[[Any], None], size: tuple[float, float] = (6.0, 3.0), **grid: Any) -> None:
+    """Save what `draw` draws on the axes it is given, one or a `grid` of them; nothing without a path."""
     if path is None:
         return
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    draw(figure.subplots())
-    figure.savefig(path, dpi=80)
+    draw(figure.subplots(**grid))
+    figure.savefig(path, dpi=100)
+
+
+def heat(axes: Any, values: Array, texts: Sequence[Sequence[str]]) -> None:
+    """Probabilities as shades of blue, with a text on each."""
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
+    for row, line in enumerate(texts):
+        for column, text in enumerate(line):
+            color = "white" if values[row, column] > 0.7 else "black"
+            axes.text(column, row, text, ha="center", va="center", color=color)
+    axes.tick_params(length=0)
+
+
+def typeset(axes: Any, text: str, shades: Array, colors: Sequence[str], most: float) -> Any:
+    """A text in letters of one width, each with its color, on a ground whose red goes from 0 to `most`."""
+    lines = text.split("\n")
+    page = np.full((len(lines), max(map(len, lines)) + 1), np.nan)
+    row = column = 0
+    for character, shade, color in zip(text, shades, colors, strict=True):
+        page[row, column] = shade or np.nan
+        axes.text(column, row, character, family="monospace", size=8, ha="center", va="center", color=color)
+        row, column = (row + 1, 0) if character == "\n" else (row, column + 1)
+    axes.set_axis_off()
+    return axes.imshow(page, cmap="Reds", vmin=0, vmax=most, aspect="auto")

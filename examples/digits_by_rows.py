@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from common import batches, decay, picture, run
+from common import batches, decay, picture, run, softmax
 from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
@@ -30,23 +30,35 @@ def main(*, steps: int = 1500, hidden: int = 64, seed: int = 0, plot: str | None
         rf.Linear(hidden, 10, seed=seed + 4),
     )
     optimizer = rf.Adam(model, lr=3e-3)
-    losses = []
     for _, chosen in zip(decay(optimizer, 3e-3, steps), batches(len(x_train), 64, steps, seed), strict=True):
         model.zero_grad()
         y, _, tape = model.forward(x_train[chosen])
-        loss, dy = rf.softmax_cross_entropy(y, y_train[chosen])
+        _, dy = rf.softmax_cross_entropy(y, y_train[chosen])
         model.backward(tape, dy, need_dx=False)
         optimizer.step(clip_norm=1.0)
-        losses.append(loss)
+    answers = model(x_test)[0].argmax(axis=-1)
 
     def draw(axes: Any) -> None:
-        axes.semilogy(losses)
-        axes.set(xlabel="step", ylabel="nats an image")
+        """Images, and beside each row the probabilities of the ten digits after it: the first right and wrong ones."""
+        right, wrong = np.flatnonzero(answers == y_test)[:4], np.flatnonzero(answers != y_test)[:4]
+        y = np.stack([softmax(model(x_test[:, :rows])[0]) for rows in range(1, 9)], axis=1)  # (B, rows, 10)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for line, chosen in zip(axes, (right, wrong), strict=True):
+            for image, table, i in zip(line[::2], line[1::2], chosen, strict=False):
+                image.imshow(x_test[i], cmap="gray_r", aspect="auto")
+                image.set_title(f"a {y_test[i]}")
+                table.imshow(y[i], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+                table.set_axis_on()
+                table.set_xticks(range(10))
+                table.tick_params(labelsize=7)
+                table.set_yticks([])
+                table.set_title(f"read as {answers[i]}")
 
-    picture(plot, draw)
+    picture(plot, draw, size=(9.0, 3.6), nrows=2, ncols=8, width_ratios=[8, 10] * 4)
     return {
         "training accuracy": float(accuracy_score(y_train, model(x_train)[0].argmax(axis=-1))),
-        "test accuracy": float(accuracy_score(y_test, model(x_test)[0].argmax(axis=-1))),
+        "test accuracy": float(accuracy_score(y_test, answers)),
     }
 
 
