@@ -105,7 +105,7 @@ def test_dates(example: Any) -> None:
 
 
 def test_language_model(example: Any, plot: str | None) -> None:
-    found = example("language_model", epochs=1, hidden=64, window=25, length=50, plot=plot)
+    found = example("language_model", epochs=1, hidden=80, window=25, length=50, plot=plot)
     assert found["LSTM bits"] < found["trigram bits"] < found["unigram bits"]
     assert found["sample"].startswith("The ") and len(found["sample"]) == 54
 
