@@ -206,6 +206,7 @@ template <class T, class E> class PackedStage {
     const index vectors = vectors_of(j), all = stage_.vectors();
     for (index a = 0; a < stage_.accumulators(); a++) {
       const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
+      const index x_part = x >= 0 ? part_of(x, none) * all * N : 0, h_part = h >= 0 ? part_of(none, h) * all * N : 0;
       for (index u = 0; u < vectors; u++) {
         const index v = vector_of(j) + u;
         const V bias = V::load(bias_of(j) + (a * vectors + u) * N);
@@ -214,8 +215,8 @@ template <class T, class E> class PackedStage {
         for (index r = 0; r < rows; r++) {
           const T* row = parts + r * parts_size() + v * N;
           V sum = bias;
-          if (x >= 0) sum = fma(of_x, V::load(row + part_of(x, none) * all * N), sum);
-          if (h >= 0) sum = fma(of_h, V::load(row + part_of(none, h) * all * N), sum);
+          if (x >= 0) sum = fma(of_x, V::load(row + x_part), sum);
+          if (h >= 0) sum = fma(of_h, V::load(row + h_part), sum);
           sum.store(z + r * z_stride(j) + (a * vectors + u) * N);
         }
       }
