@@ -229,10 +229,12 @@ def play(matches: Sequence[Match], turns: Turns) -> list[Figure]:
                 contender = build()
                 first, theirs = _first_call(contender)
                 errors[name] = largest_error(answer, theirs)
-                if match.shorter and not errors[name] < contender.tolerance:
-                    errors[name] = _compare(match.shorter, name)
-                    compared[name] = match.shorter.work.shape.T
+                shorter = match.shorter if not errors[name] < contender.tolerance else None
+                if shorter:
+                    errors[name] = _compare(shorter, name)
                 check(errors[name], contender.tolerance)
+                if shorter:
+                    compared[name] = shorter.work.shape.T
             except Exception as error:  # whatever a peer does wrong is told in the table, and the run goes on
                 failures[name] = reason(error)
             else:

@@ -13,7 +13,7 @@ import rnnfast as rf
 from .contenders import Array, Contender, Kind, Problem, UnavailableError
 
 OPERATORS = ("RNN", "LSTM", "GRU")  # which layers have the name of an operator
-OPTIONS = ("bias", "coupled", "nonlinearity", "peephole", "reset_after")  # and which options of theirs it has
+OPTIONS = ("coupled", "nonlinearity", "peephole", "reset_after")  # and which options of theirs it has
 ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
 OPSET, IR_VERSION = 17, 8
 
@@ -56,9 +56,9 @@ def _refuse(layer: Any) -> None:
 def _model(layer: Any, with_state: bool, with_lengths: bool) -> Any:
     kind, H = type(layer).__name__, layer.hidden_size
     constants = {
-        "W": in_onnx_order(layer, "weight_ih")[None],
-        "R": in_onnx_order(layer, "weight_hh")[None],
-        "b": np.concatenate([in_onnx_order(layer, "bias_ih"), in_onnx_order(layer, "bias_hh")])[None],
+        "W": _in_onnx_order(layer, "weight_ih")[None],
+        "R": _in_onnx_order(layer, "weight_hh")[None],
+        "b": np.concatenate([_in_onnx_order(layer, "bias_ih"), _in_onnx_order(layer, "bias_hh")])[None],
     }
     if "weight_ci_l0" in layer.params:
         constants["p"] = _peepholes(layer)[None]
@@ -93,7 +93,7 @@ def _attributes(layer: Any) -> dict[str, Any]:
     return {"input_forget": 1} if layer.coupled else {}
 
 
-def in_onnx_order(layer: Any, name: str) -> Array:
+def _in_onnx_order(layer: Any, name: str) -> Array:
     """A parameter's blocks of H rows in the order of the operator: i o f c; z r h.
 
     Coupled gates are f = 1 - i here, and no block of f; the operator wants one and doesn't read it.

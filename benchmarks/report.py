@@ -327,7 +327,6 @@ def _compared(results: Results) -> str:
         f"- {figure.work.title}: {peer}, the first {steps} of {figure.work.shape.T} steps"
         for figure in results.figures
         for peer, steps in figure.compared.items()
-        if peer not in figure.failures
     ]
     why = "Some networks let any difference grow from step to step, rounding too: after enough of them float32 differs"
     return f"{why} from float32.\n\n" + "\n".join(lines) if lines else ""

@@ -76,8 +76,8 @@ class Spare {
  private:
   static constexpr std::size_t large_page = std::size_t{2} << 20;
 
-  // Blocks of nearly the same size are of the same size, so that one may take the place of the other: a sixteenth to an
-  // eighth of what is asked for.
+  // Sizes are multiples of a sixteenth to an eighth of themselves, so that a block may take the place of one that needs
+  // nearly as much.
   static std::size_t grain(std::size_t bytes) {
     std::size_t grain = 1;
     while (grain * 16 <= bytes) grain *= 2;

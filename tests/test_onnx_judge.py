@@ -56,6 +56,7 @@ def test_outputs_and_last_states_are_those_of_onnx_runtime(name: str, lengths: l
         (rf.SRU(3, 5), "has no SRU"),
         (rf.LSTM(3, 5, proj_size=2, layer_norm=True), "has no LSTM with layer_norm, proj_size"),
         (rf.LSTM(3, 5, forget_gate=False), "has no LSTM with forget_gate"),
+        (rf.RNN(3, 5, bias=False), "has no RNN with bias"),
         (rf.GRU(3, 5, num_layers=2), "has no GRU with num_layers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -11,6 +11,7 @@ import copy
 import inspect
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeAlias, TypeVar
 
@@ -136,7 +137,7 @@ class Tape(Generic[Record]):
         return f"{type(self).__name__}(y: {self.dtype} {checks.show(self.shape)})"
 
 
-class Module:
+class Module(ABC):
     """A part of a network: parameters, `forward` and `backward`.
 
     ==================================================  ==============================================================
@@ -225,21 +226,21 @@ class Module:
             tape.release()
         return dx, dstate
 
+    @abstractmethod
     def _forward(
         self, x: Any, state: State, lengths: Any, resets: Any, record: bool
     ) -> tuple[Array, State, Tape[Any] | None]:
         """Check the arguments and compute (y, state, tape); the tape is None unless `record`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> State:
         """The gradient of the final state in the form that `_backward` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _backward(
         self, tape: Tape[Any], dy: Array | None, dstate: State, need_dx: bool, grads: Mapping[str, Array]
     ) -> tuple[Array | None, State]:
         """Compute (dx, dstate) from checked arguments and add the parameters' gradients into `grads`."""
-        raise NotImplementedError
 
     # ---- parameters --------------------------------------------------------------------------------------------------
     @property

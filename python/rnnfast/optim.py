@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from rnnfast.module import Module
 __all__ = ["SGD", "Adam"]
 
 
-class Optimizer:
+class Optimizer(ABC):
     """What SGD and Adam have in common: clipping, the learning rate `lr` (settable between steps), their state."""
 
     _settings: ClassVar[tuple[str, ...]] = ("lr",)  # numbers in state_dict
@@ -62,9 +63,9 @@ class Optimizer:
         self._update(self.model.flat_params, grads, min(1.0, limit / (norm + 1e-6)), bound)
         return norm
 
+    @abstractmethod
     def _update(self, params: Array, grads: Array, scale: float, clip_value: float) -> None:
         """Apply the gradient clamp(grads, ±clip_value) · scale."""
-        raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a later step depends on beside the model: numbers, and copies of the flat buffers."""
