@@ -69,6 +69,7 @@ template <class T, class E> class Backward {
       if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.stages_.front().to_input.columns(), N});
       for (Buffer<T*>& rows_of : dstate) rows_of = Buffer<T*>({b.batch_});
       for (Buffer<T*>& rows_of : whole) rows_of = Buffer<T*>({b.batch_});
+      dy = Buffer<const T*>({b.batch_});
       if (b.doutput_.size()) doutput = Buffer<T*>({b.batch_});
       dx_rows = Buffer<T*>({b.chunk_.most_rows()}), dz_rows = Buffer<index>({b.chunk_.most_rows()});
     }
@@ -77,6 +78,7 @@ template <class T, class E> class Backward {
     Buffer<const T*> operands;
     std::array<Buffer<T*>, most_states + most_carried> dstate;
     std::array<Buffer<T*>, most_states> whole;
+    Buffer<const T*> dy;
     Buffer<T*> doutput, dx_rows;
     Buffer<index> dz_rows;
     Buffer<T> dh, dx;
@@ -149,7 +151,7 @@ template <class T, class E> class Backward {
     const Timeline& timeline = layer_.timeline;
     const index running = s + 1 < timeline.steps() ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
     const Now now{s, first, rows, running};
-    point_to_whole(worker, s, first, rows);
+    point_to_adjoints(worker, s, first, rows);
     for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
       const bool last = p + 1 == static_cast<index>(stages_.size());
       BackwardStage<T, E>& stage = stages_[p];
@@ -176,8 +178,10 @@ template <class T, class E> class Backward {
       if (doutput_.size()) worker.doutput[i] = doutput_.get() + r * layer_.vectors() * N;
     }
   }
-  // Where the whole gradient of each state goes, if it is wanted.
-  void point_to_whole(Worker& worker, index s, index first, index rows) {
+  // Rows of dy, and where the whole gradient of each state goes; of those that there are.
+  void point_to_adjoints(Worker& worker, index s, index first, index rows) {
+    for (index i = 0; i < rows && adjoints_.dy; i++)
+      worker.dy[i] = adjoints_.dy.at(layer_.timeline.time(s, first + i), layer_.timeline.batch_row(first + i));
     for (int k = 0; k < layer_.cell.states; k++)
       for (index i = 0; i < rows && adjoints_.over_time[k]; i++)
         worker.whole[k][i] =
@@ -203,21 +207,18 @@ template <class T, class E> class Backward {
     for (index i = 0; i < now.rows;) {
       const index rows = even_part(now.rows - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
       if (signals.stop(work_of_equations * static_cast<double>(rows * stride))) return;
-      T* dh = worker.dh.get();
-      to_operand.multiply_into(worker.dz.get() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
-      std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
-      if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
-      for (index j = blocks.begin; j < blocks.end; j++) {
-        T* of_block = dh + (to_operand.column_of(j) - to_operand.column_of(blocks.begin)) * N;
-        if (last) {
-          forget_reset(now, i, rows, to_operand, j, 0, 1);
-          add_direct(now, i, rows, to_operand, j, of_block, stride);
-        }
-        if (stage.what.ends_cell) forget_reset(now, i, rows, to_operand, j, 1, layer_.cell.states);
-        run_block(worker, now, stage, to_operand, j, i, rows, of_block, stride);
+      T* dh = reader.reads_operand() ? worker.dh.get() : nullptr;
+      if (dh) {
+        to_operand.multiply_into(worker.dz.get() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
+        std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
+        if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
       }
-      stage.finish_rows(layer_, worker.rows.values() + i, chunk_.row_of(now.s, now.first + i), rows,
-                        to_operand.column_of(blocks.begin), to_operand.column_of(blocks.end));
+      const Range vectors{to_operand.column_of(blocks.begin), to_operand.column_of(blocks.end)};
+      if (last) forget_reset(now, i, rows, vectors, 0, 1);
+      if (stage.what.ends_cell) forget_reset(now, i, rows, vectors, 1, layer_.cell.states);
+      run_block(worker, now, stage, vectors, i, rows, dh, stride);
+      stage.finish_rows(layer_, worker.rows.values() + i, chunk_.row_of(now.s, now.first + i), rows, vectors.begin,
+                        vectors.end);
       i += rows;
     }
   }
@@ -233,46 +234,26 @@ template <class T, class E> class Backward {
     }
   }
 
-  // States [first, last) of a block's units that were reset before the step after got nothing from it.
-  void forget_reset(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, index j, int first,
-                    int last) const {
+  // States [first, last) of some units that were reset before the step after got nothing from it.
+  void forget_reset(const Now& now, index i, index rows, Range vectors, int first, int last) const {
     if (!layer_.timeline.has_resets()) return;
-    const index unit = to_operand.column_of(j) * N, width = to_operand.columns_of(j) * N;
     for (index q = i; q < std::min(i + rows, now.running); q++)
       if (is_fresh(now.s + 1, now.first + q))
-        for (int k = first; k < last; k++) std::fill_n(dstate_at(k, now.first + q) + unit, width, T(0));
+        for (int k = first; k < last; k++)
+          std::fill(dstate_at(k, now.first + q) + vectors.begin * N, dstate_at(k, now.first + q) + vectors.end * N, T(0));
   }
 
-  // What reaches h past the product: directly through the step after, and dy.
-  void add_direct(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, index j, T* dh,
-                  index stride) const {
-    const index unit = to_operand.column_of(j) * N, vectors = to_operand.columns_of(j);
-    const Timeline& timeline = layer_.timeline;
-    for (index q = i; q < i + rows; q++, dh += stride) {
-      const index r = now.first + q;
-      const T* dy = adjoints_.dy ? adjoints_.dy.at(timeline.time(now.s, r), timeline.batch_row(r)) + unit : nullptr;
-      add_to_dh(dstate_at(0, r) + unit, dy, layer_.weights.output - unit, vectors, dh);
-    }
-  }
-
-  // What does not come through the product is added after it: a long sum that began with its largest term would be
-  // rounded at that term's size all along. dy comes last, so that the sum before it is what passes from one call to the
-  // next where a sequence is cut in time.
-  void add_to_dh(const T* direct, const T* dy, index valid, index vectors, T* dh) const {
-    const Vec<T> most(adjoints_.clip), least(-adjoints_.clip);
-    for (index u = 0; u < vectors; u++) {
-      Vec<T> sum = Vec<T>::load(dh + u * N) + Vec<T>::load(direct + u * N);
-      if (dy) sum = sum + Vec<T>::load_first(dy + u * N, static_cast<int>(std::min(valid - u * N, N)));
-      max(min(sum, most), least).store(dh + u * N);
-    }
-  }
-
-  void run_block(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, const PackedColumns<E>& to_operand,
-                 index j, index i, index rows, const T* dh, index stride) {
+  void run_block(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, Range vectors, index i, index rows,
+                 const T* dh, index stride) {
     BackwardBlock<T> block{};
-    block.rows = rows, block.vectors = to_operand.columns_of(j);
-    block.unit = to_operand.column_of(j) * N, block.hidden = stage.what.units;
+    block.rows = rows, block.vectors = vectors.end - vectors.begin;
+    block.unit = vectors.begin * N, block.hidden = stage.what.units;
     block.dh = dh, block.dh_stride = stride;
+    if (stage.what.last) {
+      block.direct = worker.dstate[0].get() + i;
+      if (adjoints_.dy) block.dy = worker.dy.get() + i;
+      block.clip = adjoints_.clip;
+    }
     StepRows<T>& p = worker.rows;
     for (int k = 0; k < layer_.cell.states; k++) {
       block.before[k] = p.before(k) + i, block.after[k] = p.after(k) + i;

@@ -48,8 +48,14 @@ template <class T> struct ForwardBlock {
 template <class T> struct BackwardBlock {
   index rows, vectors;
   index unit, hidden;
-  const T* dh;  // [row][vector][lane]: the whole gradient of what the phase made: state 0, or an operand
+  // The gradient of what the phase made: state 0, or an operand. As the products give it, [row][vector][lane], or null;
+  // and what reaches a row's state 0 past them: through the step after, (padded) or null, and dy, (H,) or null, of which
+  // the whole is clipped.
+  const T* dh;
   index dh_stride;
+  const T* const* direct;
+  const T* const* dy;
+  T clip;
   const T* const* before[most_states];
   const T* const* after[most_states];
   const T* const* saved;
@@ -130,6 +136,15 @@ template <class T, class Cell> struct InitialOf<T, Cell, std::void_t<decltype(Ce
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
+// What does not come through the product is added after it: a long sum that began with its largest term would be
+// rounded at that term's size all along. dy comes last, so that the sum before it is what passes from one call to the
+// next where a sequence is cut in time.
+template <class V, class T> V whole_dh(V product, const T* direct, const T* dy, int n, T clip) {
+  V sum = product + V::load(direct);
+  if (dy) sum = sum + V::load_first(dy, n);
+  return max(min(sum, V(clip)), V(-clip));
+}
+
 template <class Cell, class Phase, bool last, class T> void forward_block(const ForwardBlock<T>& block) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
@@ -176,7 +191,9 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
   constexpr int D = S + CarriedBy<Cell>::value;
   const index hidden = block.hidden, dz_step = block.dz_rows * A * N;
   for (index r = 0; r < block.rows; r++) {
-    const T *before_row[S], *after_row[S], *dh_row = block.dh + r * block.dh_stride;
+    const T *before_row[S], *after_row[S], *dh_row = block.dh ? block.dh + r * block.dh_stride : nullptr;
+    const T* direct_row = block.direct ? block.direct[r] + block.unit : nullptr;
+    const T* dy_row = block.dy ? block.dy[r] + block.unit : nullptr;
     const T* saved_row = block.saved ? block.saved[r] + block.unit : nullptr;
     T *dstate_row[D], *dz_row = block.dz + (block.unit / N) * dz_step + r * A * N;
     for (int k = 0; k < S; k++) {
@@ -194,7 +211,9 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
       for (int k = 0; k < K; k++) saved[k] = V::load_first(value(k), n);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
       for (int k = 0; k < S; k++) after[k] = V::load_first(after_row[k] + u * N, n);
-      dafter[0] = V::load(dh_row + u * N);
+      dafter[0] = dh_row ? V::load(dh_row + u * N) : V(0);
+      if (direct_row)
+        dafter[0] = whole_dh(dafter[0], direct_row + u * N, dy_row ? dy_row + u * N : nullptr, n, block.clip);
       for (int k = 1; k < S; k++) dafter[k] = V::load(dstate_row[k] + u * N);
       if constexpr (!last) {
         for (int k = 0; k < D; k++) dbefore[k] = V::load(dstate_row[k] + u * N);
