@@ -136,6 +136,9 @@ template <class T, class Cell> struct InitialOf<T, Cell, std::void_t<decltype(Ce
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
+// A block's members are copied first: a vector that is stored might change what lies in memory, for all that the
+// compiler knows, and each would be loaded again for every vector.
+
 // What does not come through the product is added after it: a long sum that began with its largest term would be
 // rounded at that term's size all along. dy comes last, so that the sum before it is what passes from one call to the
 // next where a sequence is cut in time.
@@ -145,12 +148,15 @@ template <class V, class T> V whole_dh(V product, const T* direct, const T* dy, 
   return max(min(sum, V(clip)), V(-clip));
 }
 
-template <class Cell, class Phase, bool last, class T> void forward_block(const ForwardBlock<T>& block) {
+template <class Cell, class Phase, bool last, class T> void forward_block(const ForwardBlock<T>& given) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
   constexpr int A = std::size(Phase::accumulators), S = Cell::states, K = Cell::saved, P = Phase::unit_weights.size();
   constexpr unsigned saves = SavedBy<Phase>::value;
+  const ForwardBlock<T> block = given;
   const index hidden = block.hidden;
+  const T* unit_weights[P + 1];
+  for (int k = 0; k < P; k++) unit_weights[k] = block.unit_weights[k] + block.unit;
   for (index r = 0; r < block.rows; r++) {
     const T* z_row = block.z + r * block.z_stride;
     const T* before_row[S];
@@ -161,7 +167,7 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
     for_each_vector<T>(block, [&](index u, auto n) __attribute__((always_inline)) {
       V z[A], p[P + 1], before[S], after[S], saved[K + 1];
       const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
-      for (int k = 0; k < P; k++) p[k] = V::load_first(block.unit_weights[k] + block.unit + u * N, n);
+      for (int k = 0; k < P; k++) p[k] = V::load_first(unit_weights[k] + u * N, n);
       for (int a = 0; a < A; a++) z[a] = V::load(z_row + (a * block.vectors + u) * N);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
       for (int k = 0; k < K; k++)
@@ -184,12 +190,15 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
   }
 }
 
-template <class Cell, class Phase, bool last, class T> void backward_block(const BackwardBlock<T>& block) {
+template <class Cell, class Phase, bool last, class T> void backward_block(const BackwardBlock<T>& given) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
   constexpr int A = std::size(Phase::accumulators), S = Cell::states, K = Cell::saved, P = Phase::unit_weights.size();
   constexpr int D = S + CarriedBy<Cell>::value;
+  const BackwardBlock<T> block = given;
   const index hidden = block.hidden, dz_step = block.dz_rows * A * N;
+  const T* unit_weights[P + 1];
+  for (int k = 0; k < P; k++) unit_weights[k] = block.unit_weights[k] + block.unit;
   for (index r = 0; r < block.rows; r++) {
     const T *before_row[S], *after_row[S], *dh_row = block.dh ? block.dh + r * block.dh_stride : nullptr;
     const T* direct_row = block.direct ? block.direct[r] + block.unit : nullptr;
@@ -207,7 +216,7 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
       const auto tell = [&](int k) {
         if (block.whole[k]) dafter[k].store_first(block.whole[k][r] + block.unit + u * N, n);
       };
-      for (int k = 0; k < P; k++) p[k] = V::load_first(block.unit_weights[k] + block.unit + u * N, n);
+      for (int k = 0; k < P; k++) p[k] = V::load_first(unit_weights[k] + u * N, n);
       for (int k = 0; k < K; k++) saved[k] = V::load_first(value(k), n);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
       for (int k = 0; k < S; k++) after[k] = V::load_first(after_row[k] + u * N, n);
