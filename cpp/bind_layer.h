@@ -1,6 +1,8 @@
 // What the bindings of the recurrent layers share: a layer's arrays and options to views.
 #pragma once
 
+#include <string_view>
+
 #include "bind.h"
 #include "cells.h"
 #include "layer.h"
@@ -32,14 +34,20 @@ template <class A> void check_count(const char* name, const A& arrays, int expec
 // Arrays by name: the parameters of a layer and direction, or their gradients. Every one has to be asked for.
 template <class T> class NamedArrays {
  public:
-  NamedArrays(const char* what, const py::dict& arrays) : what_(what), arrays_(arrays) {}
+  NamedArrays(const char* what, const py::dict& arrays) : what_(what), arrays_(arrays) {
+    entries_.reserve(arrays.size());
+    for (const auto& [name, value] : arrays) {
+      if (!py::isinstance<py::str>(name)) throw py::type_error(std::string(what) + ": expected names of arrays");
+      entries_.push_back({py::cast<std::string_view>(name), value});
+    }
+  }
 
   // The array of this name and shape, or null.
   template <class Read> auto get(const char* name, std::initializer_list<index> shape, Read read)
       -> decltype(read("", Array<T>(), shape)) {
-    if (!arrays_.contains(name)) return nullptr;
+    const py::handle value = find(name);
+    if (!value) return nullptr;
     asked_++;
-    const py::object value = arrays_[name];
     if (!py::isinstance<Array<T>>(value))
       throw py::type_error(std::string(what_) + "[\"" + name + "\"]: expected an array of the dtype of x");
     return read(name, py::reinterpret_borrow<Array<T>>(value), shape);
@@ -53,15 +61,16 @@ template <class T> class NamedArrays {
                [](const char* n, const Array<T>& a, std::initializer_list<index> s) { return dense_out(n, a, s); });
   }
   index rows(const char* name) const {
-    if (!arrays_.contains(name)) return 0;
-    const py::array array = py::array::ensure(arrays_[name]);
+    const py::handle value = find(name);
+    if (!value) return 0;
+    const py::array array = py::array::ensure(value);
     return array && array.ndim() > 0 ? array.shape(0) : 0;
   }
   Arrays<T> list(const char* name, int expected) {
     Arrays<T> all;
-    if (arrays_.contains(name)) {
+    if (const py::handle value = find(name)) {
       asked_++;
-      for (const py::handle item : arrays_[name]) {
+      for (const py::handle item : value) {
         if (!py::isinstance<Array<T>>(item))
           throw py::type_error(std::string(what_) + "[\"" + name + "\"]: expected arrays of the dtype of x");
         all.push_back(py::reinterpret_borrow<Array<T>>(item));
@@ -71,14 +80,26 @@ template <class T> class NamedArrays {
     return all;
   }
   void check_all_asked() const {
-    if (asked_ == arrays_.size()) return;
+    if (asked_ == entries_.size()) return;
     throw py::value_error(std::string(what_) + ": a name among " + std::string(py::str(py::list(arrays_))) +
                           " is none of this cell's");
   }
 
  private:
+  struct Entry {
+    std::string_view name;
+    py::handle value;
+  };
+
+  py::handle find(std::string_view name) const {
+    for (const Entry& entry : entries_)
+      if (entry.name == name) return entry.value;
+    return {};
+  }
+
   const char* what_;
   py::dict arrays_;
+  std::vector<Entry> entries_;  // of arrays_: a dozen names are asked for, and each would be made a string of Python's
   std::size_t asked_ = 0;
 };
 

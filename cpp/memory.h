@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <memory>
@@ -51,6 +52,7 @@ class Spare {
         return spare.remove(found);
       }
     }
+    if (bytes < least) return {take_small(bytes), bytes};
     if (bytes < large_page) return {::operator new(bytes, std::align_val_t{cache_line}), bytes};
     void* block = ::operator new(bytes, std::align_val_t{large_page});
     ask_for_large_pages(block, bytes / large_page * large_page);  // the rest would fill one for nothing
@@ -58,10 +60,11 @@ class Spare {
   }
 
   static void give(void* block, std::size_t bytes) noexcept {
+    if (bytes < least) return give_small(block);
     try {
       Spare& spare = instance();
       const std::unique_lock<std::mutex> lock(spare.mutex_, std::try_to_lock);
-      if (lock && bytes >= least && bytes <= most_kept) {
+      if (lock && bytes <= most_kept) {
         spare.blocks_.emplace(bytes, Block{block, spare.given_++});
         spare.kept_ += bytes;
         while (spare.kept_ > most_kept) free(spare.remove(spare.oldest()));
@@ -82,6 +85,21 @@ class Spare {
     std::size_t grain = 1;
     while (grain * 16 <= bytes) grain *= 2;
     return grain;
+  }
+
+  // A call has some eighty small blocks, and allocators are quick unless they are asked for whole lines: this asks for
+  // one line more, and notes before the first whole one where the block begins.
+  static void* take_small(std::size_t bytes) {
+    char* begin = static_cast<char*>(::operator new(bytes + cache_line));
+    const auto address = reinterpret_cast<std::uintptr_t>(begin) + sizeof(begin);
+    char* block = begin + sizeof(begin) + (cache_line - address % cache_line) % cache_line;
+    std::memcpy(block - sizeof(begin), &begin, sizeof(begin));
+    return block;
+  }
+  static void give_small(void* block) noexcept {
+    char* begin;
+    std::memcpy(&begin, static_cast<char*>(block) - sizeof(begin), sizeof(begin));
+    ::operator delete(begin);
   }
 
   struct Block {
