@@ -240,7 +240,8 @@ template <class T, class E> class Backward {
     for (index q = i; q < std::min(i + rows, now.running); q++)
       if (is_fresh(now.s + 1, now.first + q))
         for (int k = first; k < last; k++)
-          std::fill(dstate_at(k, now.first + q) + vectors.begin * N, dstate_at(k, now.first + q) + vectors.end * N, T(0));
+          std::fill(dstate_at(k, now.first + q) + vectors.begin * N, dstate_at(k, now.first + q) + vectors.end * N,
+                    T(0));
   }
 
   void run_block(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, Range vectors, index i, index rows,

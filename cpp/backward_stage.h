@@ -306,12 +306,9 @@ template <class T, class E> class BackwardStage {
       const index a = accumulator_of(part), slot = what.normal + q;
       const T* gain = part.x >= 0 ? layer.weights.norms.ih_weight + part.x * what.units
                                   : layer.weights.norms.hh_weight + part.h * what.units;
-      normalize_backward<T>([&](index u, int) { return Vec<T>::load(dz_at(u / N, row) + a * N); },
-                            values + slot * layout.hidden, gain,
-                            values[layout.values * layout.hidden + slot - layout.normal], what.units,
-                            [&](index u, int n, Vec<T> value) {
-                              value.store_first(parts_.get() + ((u / N * capacity_ + row) * sums_ + q) * N, n);
-                            });
+      normalize_backward(dz_at(0, row) + a * N, capacity_ * what.accumulators() * N, values + slot * layout.hidden,
+                         gain, values[layout.values * layout.hidden + slot - layout.normal], what.units,
+                         parts_.get() + (row * sums_ + q) * N, capacity_ * sums_ * N);
     }
   }
 

@@ -49,8 +49,8 @@ template <class T> struct BackwardBlock {
   index rows, vectors;
   index unit, hidden;
   // The gradient of what the phase made: state 0, or an operand. As the products give it, [row][vector][lane], or null;
-  // and what reaches a row's state 0 past them: through the step after, (padded) or null, and dy, (H,) or null, of which
-  // the whole is clipped.
+  // and what reaches a row's state 0 past them: through the step after, (padded) or null, and dy, (H,) or null, of
+  // which the whole is clipped.
   const T* dh;
   index dh_stride;
   const T* const* direct;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "simd.h"
 
@@ -12,14 +13,8 @@ namespace rnnfast {
 
 constexpr double norm_epsilon = 1e-5;
 
-// Σ over lanes, pairwise.
-template <class T> T sum_of_lanes(Vec<T> v) {
-  T lane[Vec<T>::lanes];
-  v.store(lane);
-  for (int n = Vec<T>::lanes; n > 1; n /= 2)
-    for (int k = 0; k < n / 2; k++) lane[k] += lane[k + n / 2];
-  return lane[0];
-}
+// Σ over lanes, as a tree.
+template <class T> T sum_of_lanes(Vec<T> v) { return Eigen::internal::predux(v.p); }
 
 // The first n lanes, the others zero.
 template <class T> Vec<T> first_lanes(Vec<T> v, int n) {
@@ -29,48 +24,49 @@ template <class T> Vec<T> first_lanes(Vec<T> v, int n) {
   return Vec<T>::load_first(lane, n);
 }
 
-// f(v, n) for the vectors of H numbers: n lanes of the last one count.
-template <class T, class F> void for_each_vector_of(index hidden, F f) {
+// f(u, n) for the vectors of some numbers, each from its first number u on: n lanes count, a constant but in the last.
+template <class T, class F> [[gnu::always_inline]] inline void for_each_vector_of(index numbers, F&& f) {
   constexpr index N = Vec<T>::lanes;
-  for (index v = 0; v * N < hidden; v++) f(v * N, static_cast<int>(std::min(hidden - v * N, N)));
+  index u = 0;
+  for (; u + N <= numbers; u += N) f(u, std::integral_constant<int, N>{});
+  if (u < numbers) f(u, static_cast<int>(numbers - u));
 }
 
-// x̂ in the place of a: vectors `stride` numbers apart. Gives 1 / √(var + ε).
-template <class T> T normalize(T* a, index hidden, index stride) {
+template <class T> struct Moments {
+  T mean, scale;  // scale = 1 / √(var + ε)
+};
+
+// each(f) calls f(a, n) for the vectors of H numbers, those past the last one zero.
+template <class T, class Each> Moments<T> moments_of(Each each, index hidden) {
   using V = Vec<T>;
-  constexpr index N = V::lanes;
   V sum(T(0)), squares(T(0));
-  for_each_vector_of<T>(hidden, [&](index u, int n) { sum = sum + first_lanes(V::load(a + u / N * stride), n); });
-  const V mean(sum_of_lanes(sum) / static_cast<T>(hidden));
-  for_each_vector_of<T>(hidden, [&](index u, int n) {
-    const V d = first_lanes(V::load(a + u / N * stride) - mean, n);
+  each([&](V a, auto) { sum = sum + a; });
+  const T mean = sum_of_lanes(sum) / static_cast<T>(hidden);
+  each([&](V a, auto n) {
+    const V d = first_lanes(a - V(mean), n);
     squares = fma(d, d, squares);
   });
   const T variance = sum_of_lanes(squares) / static_cast<T>(hidden);
-  const T scale = T(1) / std::sqrt(variance + static_cast<T>(norm_epsilon));
-  for_each_vector_of<T>(hidden, [&](index u, int) {
-    T* at = a + u / N * stride;
-    ((V::load(at) - mean) * V(scale)).store(at);
-  });
-  return scale;
+  return {mean, T(1) / std::sqrt(variance + static_cast<T>(norm_epsilon))};
 }
 
-// The adjoint: from dy the gradient of a, da = scale (γ dy - mean(γ dy) - x̂ mean(γ dy ∘ x̂)).
-// dy(u, n) and da(u, n, value) read and write vectors of units.
-template <class T, class Read, class Write>
-void normalize_backward(Read dy, const T* normal, const T* gain, T scale, index hidden, Write da) {
+// The adjoint: from dy the gradient of a, da = scale (γ dy - mean(γ dy) - x̂ mean(γ dy ∘ x̂)). The vectors of dy and da
+// lie as far apart as their strides say; lanes past H stay as they were.
+template <class T> void normalize_backward(const T* dy, index dy_stride, const T* normal, const T* gain, T scale,
+                                           index hidden, T* da, index da_stride) {
   using V = Vec<T>;
   V sum(T(0)), with_normal(T(0));
-  const auto scaled = [&](index u, int n) { return dy(u, n) * V::load_first(gain + u, n); };
-  for_each_vector_of<T>(hidden, [&](index u, int n) {
-    const V d = scaled(u, n);
+  for_each_vector_of<T>(hidden, [&, at = dy](index u, auto n) mutable {
+    const V d = V::load(at) * V::load_first(gain + u, n);
     sum = sum + d;
     with_normal = fma(d, V::load_first(normal + u, n), with_normal);
+    at += dy_stride;
   });
   const V mean(sum_of_lanes(sum) / static_cast<T>(hidden)), along(sum_of_lanes(with_normal) / static_cast<T>(hidden));
-  for_each_vector_of<T>(hidden, [&](index u, int n) {
-    const V rest = scaled(u, n) - mean;
-    da(u, n, V(scale) * fnma(along, V::load_first(normal + u, n), rest));
+  for_each_vector_of<T>(hidden, [&, at = dy, to = da](index u, auto n) mutable {
+    const V rest = V::load(at) * V::load_first(gain + u, n) - mean;
+    (V(scale) * fnma(along, V::load_first(normal + u, n), rest)).store_first(to, n);
+    at += dy_stride, to += da_stride;
   });
 }
 

@@ -2,7 +2,7 @@
 // sequence and a stream of single steps share, so that they agree to the bit.
 #pragma once
 
-#include "normalize.h"
+#include "layer_norm.h"
 #include "plan.h"
 #include "zoneout.h"
 
@@ -67,9 +67,8 @@ template <class T, class E> class OperandRows {
 template <class T, class E> class PackedStage {
  public:
   PackedStage(const Stage<T>& stage, const Layer<T>& layer, const Plan& plan, index rows)
-      : stage_(stage), normed_(stage.normal != none), norms_(layer.weights.norms),
-        unit_weights_(layer.weights.of_units.data() + stage.unit_weight), layout_(layer.layout),
-        packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
+      : stage_(stage), norms_(layer.weights.norms), unit_weights_(layer.weights.of_units.data() + stage.unit_weight),
+        layout_(layer.layout), packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
         bias_({stage.accumulators(), stage.vectors(), N}) {
     const index block = unit_vectors(plan, rows), group = ceil_div(stage.units / stage.recurrent.groups, N);
     for (index g = 0; g < stage.vectors(); g += group)
@@ -77,10 +76,7 @@ template <class T, class E> class PackedStage {
         blocks_.push_back({v, std::min({v + block, g + group, stage.vectors()})});
     reads_operand_ = !stage.recurrent_feed().gates.empty();
     for (const auto& [begin, end] : blocks_) most_vectors_ = std::max(most_vectors_, end - begin);
-    if (!normed_) return;
-    zeros_ = Buffer<T>({static_cast<index>(stage.sums.size()), most_vectors_, N});
-    zeros_.fill(T(0));
-    gains_ = Buffer<T>({stage.accumulators(), stage.vectors(), 2, N});
+    if (stage.normal != none) norm_ = LayerNorm<T>(stage, norms_, layout_);
   }
 
   const Stage<T>& stage() const { return stage_; }
@@ -91,9 +87,9 @@ template <class T, class E> class PackedStage {
   index most_vectors() const { return most_vectors_; }
   // Numbers from row to row of the block's pre-activations: [accumulator][vector][lane].
   index z_stride(index j) const { return stage_.accumulators() * vectors_of(j) * N; }
-  // Numbers a row has in the two buffers of run(), and the whole row's ahead.
-  index z_size() const { return stage_.accumulators() * most_vectors_ * N; }
-  index parts_size() const { return normed_ ? static_cast<index>(stage_.sums.size()) * stage_.vectors() * N : 0; }
+  // Numbers that rows need in the two buffers of run(), and a whole row's ahead.
+  index z_size(index rows) const { return rows * stage_.accumulators() * most_vectors_ * N; }
+  index sums_size(index rows) const { return norm_.room_for(rows); }
   index ahead_size() const { return stage_.accumulators() * stage_.vectors() * N; }
   // Multiply-adds of some rows and a block.
   double work(index j, index rows) const {
@@ -103,6 +99,7 @@ template <class T, class E> class PackedStage {
   void pack(index j) {
     const index v = vector_of(j), vectors = vectors_of(j), units = stage_.units;
     packed_.pack(v, vectors);
+    if (norm_) norm_.pack({v, v + vectors});
     for (index a = 0; a < stage_.accumulators(); a++) {
       const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
       for (index lane = 0; lane < vectors * N; lane++) {
@@ -110,13 +107,9 @@ template <class T, class E> class PackedStage {
         T sum = 0;
         if (unit < units && x >= 0 && stage_.bias_ih) sum = stage_.bias_ih[x * units + unit];
         if (unit < units && h >= 0 && stage_.bias_hh) sum += stage_.bias_hh[h * units + unit];
-        if (unit < units && normed_ && x >= 0 && norms_.ih_bias) sum += norms_.ih_bias[x * units + unit];
-        if (unit < units && normed_ && h >= 0 && norms_.hh_bias) sum += norms_.hh_bias[h * units + unit];
+        if (unit < units && norm_ && x >= 0 && norms_.ih_bias) sum += norms_.ih_bias[x * units + unit];
+        if (unit < units && norm_ && h >= 0 && norms_.hh_bias) sum += norms_.hh_bias[h * units + unit];
         bias_[v * stage_.accumulators() * N + a * vectors * N + lane] = sum;
-        if (!normed_) continue;
-        T* gains = gains_.get() + (a * stage_.vectors() + unit / N) * 2 * N + unit % N;
-        gains[0] = unit < units && x >= 0 ? norms_.ih_weight[x * units + unit] : T(0);
-        gains[N] = unit < units && h >= 0 ? norms_.hh_weight[h * units + unit] : T(0);
       }
     }
   }
@@ -129,16 +122,17 @@ template <class T, class E> class PackedStage {
   // The cell of `rows` rows of the desk from `first` on, for the crew's part of the blocks. `ahead`: gives a block's z
   // with W x in it, or null.
   template <class Ahead> void run(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
-                                  const E* const* operand, bool saves, T* z, T* parts, bool from_last,
+                                  const E* const* operand, bool saves, T* z, T* sums, bool from_last,
                                   Ahead ahead) const {
-    if (normed_) sum_parts(desk, first, rows, crew, x, operand, saves, parts);
+    T* const* values = saves ? desk.values() + first : nullptr;
+    if (norm_) sum_parts(rows, crew, x, operand, values, sums);
     const Range own_blocks = crew.blocks(blocks());
     for (index i = own_blocks.begin; i < own_blocks.end; i++) {
       const index j = from_last ? own_blocks.end - 1 - (i - own_blocks.begin) : i;
       if (crew.signals.stop(work(j, rows))) return;
       T* of_block = z;
-      if (normed_) {
-        combine(j, rows, parts, z);
+      if (norm_) {
+        norm_.combine(sums, rows, blocks_[static_cast<std::size_t>(j)], bias_of(j), values, z);
       } else if (T* made = ahead(j)) {
         of_block = made;
         packed_.multiply_into(nullptr, operand, rows, vector_of(j), vectors_of(j), Make::recurrent, nullptr, made,
@@ -173,59 +167,15 @@ template <class T, class E> class PackedStage {
     }
   }
 
-  // x̂ of each part of each gate of whole rows: [row][part][vector][lane].
-  void sum_parts(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
-                 const E* const* operand, bool saves, T* parts) const {
-    const index vectors = stage_.vectors(), count = static_cast<index>(stage_.sums.size()), stride = parts_size();
+  // Statistics are of whole rows: all blocks are summed before the first one is normalised.
+  void sum_parts(index rows, const Crew& crew, const E* const* x, const E* const* operand, T* const* values,
+                 T* sums) const {
     for (index j = 0; j < blocks(); j++) {
       if (crew.signals.stop(work(j, rows))) return;
-      T* z = parts;  // a block's columns stand side by side only within the block: sum it there, then spread it
-      const index width = vectors_of(j) * N;
-      packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, zeros_.get(),
-                            scratch(parts, rows), count * width);
-      for (index r = 0; r < rows; r++)
-        for (index q = 0; q < count; q++)
-          std::copy_n(scratch(parts, rows) + (r * count + q) * width, width,
-                      z + r * stride + (q * vectors + vector_of(j)) * N);
+      packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, norm_.zeros(),
+                            sums + norm_.block_at(vector_of(j)), norm_.row_size());
     }
-    for (index r = 0; r < rows; r++)
-      for (index q = 0; q < count; q++) {
-        T* part = parts + r * stride + q * vectors * N;
-        const T scale = normalize(part, stage_.units, N);
-        if (!saves) continue;
-        T* values = desk.values()[first + r];
-        std::copy_n(part, stage_.units, values + (stage_.normal + q) * layout_.hidden);
-        values[layout_.values * layout_.hidden + stage_.normal - layout_.normal + q] = scale;
-      }
-  }
-  T* scratch(T* parts, index rows) const { return parts + rows * parts_size(); }
-
-  // z = b + γ x̂ of the parts of each accumulator.
-  void combine(index j, index rows, const T* parts, T* z) const {
-    using V = Vec<T>;
-    const index vectors = vectors_of(j), all = stage_.vectors();
-    for (index a = 0; a < stage_.accumulators(); a++) {
-      const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
-      const index x_part = x >= 0 ? part_of(x, none) * all * N : 0, h_part = h >= 0 ? part_of(none, h) * all * N : 0;
-      for (index u = 0; u < vectors; u++) {
-        const index v = vector_of(j) + u;
-        const V bias = V::load(bias_of(j) + (a * vectors + u) * N);
-        const T* gains = gains_.get() + (a * all + v) * 2 * N;
-        const V of_x = V::load(gains), of_h = V::load(gains + N);
-        for (index r = 0; r < rows; r++) {
-          const T* row = parts + r * parts_size() + v * N;
-          V sum = bias;
-          if (x >= 0) sum = fma(of_x, V::load(row + x_part), sum);
-          if (h >= 0) sum = fma(of_h, V::load(row + h_part), sum);
-          sum.store(z + r * z_stride(j) + (a * vectors + u) * N);
-        }
-      }
-    }
-  }
-  index part_of(int x, int h) const {
-    index q = 0;
-    while (stage_.sums[static_cast<std::size_t>(q)].x != x || stage_.sums[static_cast<std::size_t>(q)].h != h) q++;
-    return q;
+    norm_.find_moments(sums, rows, blocks_, values);
   }
 
   void run_cell(StepRows<T>& desk, index first, index rows, index j, bool saves, const T* z) const {
@@ -244,12 +194,12 @@ template <class T, class E> class PackedStage {
   }
 
   Stage<T> stage_;
-  bool normed_;
   Norms<T> norms_;
   const T* const* unit_weights_;
   SavedLayout layout_;
   PackedRows<E> packed_;
-  Buffer<T> bias_, zeros_, gains_;  // gains: [accumulator][vector][of x, of the operand][lane]
+  LayerNorm<T> norm_;
+  Buffer<T> bias_;
   std::vector<Range> blocks_;
   index most_vectors_ = 1;
   bool reads_operand_;
@@ -260,7 +210,7 @@ template <class T, class E> struct Desk {
   StepRows<T> rows;
   OperandRows<T, E> x, operand;
   Buffer<const T*> scale;  // of the rows: factors of h, or empty
-  Buffer<T> z, parts;
+  Buffer<T> z, sums;       // and layer norm's parts of them
   bool from_last = false;  // the way in which the next pass takes the weights
 };
 
@@ -291,14 +241,14 @@ template <class T, class E> class PackedLayer {
     desk.x = OperandRows<T, E>(x_rows, input_);
     desk.operand = OperandRows<T, E>(rows, std::max(hidden_, output_));
     if (scaled) desk.scale = Buffer<const T*>({rows}), desk.operand.make_room(true);
-    index z = 0, parts = 0;
-    for (const PackedStage<T, E>& stage : stages_) {
-      z = std::max(z, stage.z_size());
-      parts = std::max(parts, 2 * stage.parts_size());
-    }
     const index together = std::min(rows, rows_in_cache);
-    desk.z = Buffer<T>({together, z});
-    if (parts) desk.parts = Buffer<T>({together, parts});
+    index z = 0, sums = 0;
+    for (const PackedStage<T, E>& stage : stages_) {
+      z = std::max(z, stage.z_size(together));
+      sums = std::max(sums, stage.sums_size(together));
+    }
+    desk.z = Buffer<T>({z});
+    if (sums) desk.sums = Buffer<T>({sums});
     return desk;
   }
 
@@ -323,7 +273,7 @@ template <class T, class E> class PackedLayer {
       for (index r = 0; r < rows && !crew.signals.stopped(); from_last = !from_last) {
         const index some = even_part(rows - r, rows_in_cache);
         stage.run(desk.rows, r, some, crew, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
-                  desk.parts.get(), from_last, [&](index j) -> T* {
+                  desk.sums.get(), from_last, [&](index j) -> T* {
                     T* z = ahead(k, j);
                     return z ? z + r * stage.z_stride(j) : nullptr;
                   });

@@ -1,0 +1,110 @@
+// Layer norm of a stage in forward: from what its products have summed, each part of each gate apart, to
+//   z = b + γ_x x̂_x + γ_h x̂_h        of each accumulator (the βs are in b)
+#pragma once
+
+#include "layer.h"
+#include "normalize.h"
+
+namespace rnnfast {
+
+template <class T> class LayerNorm {
+ public:
+  LayerNorm() = default;  // of a stage that has none
+  LayerNorm(const Stage<T>& stage, const Norms<T>& norms, const SavedLayout& layout)
+      : norms_(norms), layout_(layout), units_(stage.units), vectors_(stage.vectors()),
+        parts_(static_cast<index>(stage.sums.size())), slot_(stage.normal),
+        gains_({stage.accumulators(), vectors_, 2, N}), zeros_({parts_, vectors_, N}) {
+    zeros_.fill(T(0));
+    const auto part = [&](int x, int h) {
+      for (index q = 0; q < parts_; q++)
+        if (stage.sums[static_cast<std::size_t>(q)].x == x && stage.sums[static_cast<std::size_t>(q)].h == h) return q;
+      return index{none};
+    };
+    for (const auto& [x, h] : stage.phase->accumulators)
+      gates_.push_back({x, h, x >= 0 ? part(x, none) : none, h >= 0 ? part(none, h) : none});
+  }
+
+  explicit operator bool() const { return parts_ > 0; }
+
+  // A row as the products write it, [block of units][part][vector][lane], from sums that begin with zeros; behind all
+  // rows the mean and scale of each part.
+  index row_size() const { return parts_ * vectors_ * N; }
+  index block_at(index vector) const { return parts_ * vector * N; }
+  index room_for(index rows) const { return rows * (row_size() + 2 * parts_); }
+  const T* zeros() const { return zeros_.get(); }
+
+  // Of a block of vectors: the gains of x's part and of the operand's side by side.
+  void pack(Range block) {
+    for (std::size_t a = 0; a < gates_.size(); a++)
+      for (index unit = block.begin * N; unit < block.end * N; unit++) {
+        const Gate& gate = gates_[a];
+        T* gains = gains_at(static_cast<index>(a), unit / N) + unit % N;
+        gains[0] = unit < units_ && gate.x >= 0 ? norms_.ih_weight[gate.x * units_ + unit] : T(0);
+        gains[N] = unit < units_ && gate.h >= 0 ? norms_.hh_weight[gate.h * units_ + unit] : T(0);
+      }
+  }
+
+  // Means and scales, once all blocks are summed; the scales among a row's values too, where these are kept.
+  void find_moments(T* sums, index rows, const std::vector<Range>& blocks, T* const* values) const {
+    T* moments = sums + rows * row_size();
+    for (index r = 0; r < rows; r++, sums += row_size())
+      for (index q = 0; q < parts_; q++, moments += 2) {
+        const auto each = [&](auto f) {
+          for (const Range& block : blocks)
+            for_each_vector_of<T>(lanes_of(block), [&, at = part_of(sums, block, q)](index u, auto n) {
+              f(first_lanes(V::load(at + u), n), n);
+            });
+        };
+        const auto [mean, scale] = moments_of<T>(each, units_);
+        moments[0] = mean, moments[1] = scale;
+        if (values) values[r][layout_.values * layout_.hidden + slot_ - layout_.normal + q] = scale;
+      }
+  }
+
+  // z of a block, [row][accumulator][vector][lane]; x̂ goes among a row's values, where these are kept.
+  void combine(const T* sums, index rows, Range block, const T* bias, T* const* values, T* z) const {
+    const T* moments = sums + rows * row_size();
+    const index vectors = block.end - block.begin, unit = block.begin * N;
+    for (index r = 0; r < rows; r++, sums += row_size(), moments += 2 * parts_)
+      for (std::size_t a = 0; a < gates_.size(); a++, z += vectors * N) {
+        const T *gains = gains_at(static_cast<index>(a), block.begin), *b = bias + static_cast<index>(a) * vectors * N;
+        const auto add = [&](index q, const T* gain, const auto& begin) {
+          const T* part = part_of(sums, block, q);
+          const V mean(moments[2 * q]), scale(moments[2 * q + 1]);
+          T* kept = values ? values[r] + (slot_ + q) * layout_.hidden + unit : nullptr;
+          for_each_vector_of<T>(lanes_of(block), [&, to = z](index u, auto n) {
+            const V normal = (V::load(part + u) - mean) * scale;
+            if (kept) normal.store_first(kept + u, n);
+            fma(V::load(gain + 2 * u), normal, V::load(begin + u)).store(to + u);
+          });
+        };
+        const Gate& gate = gates_[a];
+        if (gate.x >= 0) add(gate.x_part, gains, b);
+        if (gate.h >= 0) add(gate.h_part, gains + N, gate.x >= 0 ? z : b);
+      }
+  }
+
+ private:
+  using V = Vec<T>;
+  static constexpr index N = V::lanes;
+
+  struct Gate {
+    int x, h;
+    index x_part, h_part;
+  };
+
+  index lanes_of(Range block) const { return std::min(units_, block.end * N) - block.begin * N; }
+  template <class S> S* part_of(S* row, Range block, index q) const {
+    return row + block_at(block.begin) + q * (block.end - block.begin) * N;
+  }
+  T* gains_at(index a, index vector) const { return gains_.get() + (a * vectors_ + vector) * 2 * N; }
+
+  Norms<T> norms_;
+  SavedLayout layout_;
+  index units_ = 0, vectors_ = 0, parts_ = 0;
+  int slot_ = none;
+  std::vector<Gate> gates_;  // of each accumulator, and which part of the sums each is
+  Buffer<T> gains_, zeros_;  // gains: [accumulator][vector][of x, of the operand][lane]
+};
+
+}  // namespace rnnfast
