@@ -32,7 +32,10 @@ template <class E> struct Arithmetic {
   static constexpr index numbers = 1;  // in an element
   static Vec<E> load(const E* from) { return Vec<E>::load(from); }
   static Vec<E> broadcast(const E* from) { return Vec<E>::broadcast(from); }
-  static Vec<E> multiply_add(Vec<E> a, Vec<E> w, Vec<E> sum) { return fma(a, w, sum); }
+  // Where w is used once, it may come straight from memory.
+  template <bool once> static Vec<E> multiply_add(Vec<E> a, Vec<E> w, Vec<E> sum) {
+    return once ? fma(a, w, sum) : fma_in_registers(a, w, sum);
+  }
 };
 
 template <> struct Arithmetic<Bfloat16Pair> {
@@ -42,8 +45,12 @@ template <> struct Arithmetic<Bfloat16Pair> {
   static Vec<float> broadcast(const Bfloat16Pair* from) {
     return Vec<float>::broadcast(reinterpret_cast<const float*>(from));
   }
-  static Vec<float> multiply_add(Vec<float> a, Vec<float> w, Vec<float> sum) {
+  template <bool once> static Vec<float> multiply_add(Vec<float> a, Vec<float> w, Vec<float> sum) {
 #if defined(__AVX512BF16__)
+    if constexpr (!once) {
+      asm("vdpbf16ps %2, %1, %0" : "+v"(sum.p) : "v"(a.p), "v"(w.p));
+      return sum;
+    }
     return _mm512_dpbf16_ps(sum.p, reinterpret_cast<__m512bh>(a.p), reinterpret_cast<__m512bh>(w.p));
 #else
     sum = fma(odd(a), odd(w), sum);

@@ -88,6 +88,22 @@ template <class T> inline Vec<T> operator-(Vec<T> a) { return Eigen::internal::p
 
 // a b + c in one rounding where the processor has it. Contraction is off everywhere, so this is the only way to fuse.
 template <class T> inline Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) { return Eigen::internal::pmadd(a.p, b.p, c.p); }
+// The same, with all three in registers and the sum staying in its own. Left to itself the compiler reads a vector from
+// memory again for each of its uses and moves sums about: a tile of 2 × 8 vectors then loads 18 of them for 16
+// multiply-adds, instead of 10.
+template <class T> [[gnu::always_inline]] inline Vec<T> fma_in_registers(Vec<T> a, Vec<T> b, Vec<T> c) {
+#if defined(__x86_64__) && defined(__FMA__)
+  auto sum = c.p;
+  if constexpr (std::is_same_v<T, float>) {
+    asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a.p), "v"(b.p));
+  } else {
+    asm("vfmadd231pd %2, %1, %0" : "+v"(sum) : "v"(a.p), "v"(b.p));
+  }
+  return sum;
+#else
+  return fma(a, b, c);
+#endif
+}
 // c - a b likewise. The compiler's own minus merges into the fused operation; Eigen's pnegate does not.
 template <class T> inline Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) { return fma(Vec<T>(-a.p), b, c); }
 

@@ -102,7 +102,7 @@ template <int M, int W, class E> void tile(const Parts<E>& parts, index first_ro
           for (int c = 0; c < W; c++) {
             const V w = A::load(panel + c * N);
 #pragma GCC unroll 8
-            for (int m = 0; m < M; m++) sum[m][c] = A::multiply_add(scale[m], w, sum[m][c]);
+            for (int m = 0; m < M; m++) sum[m][c] = A::template multiply_add<M == 1>(scale[m], w, sum[m][c]);
           }
         } else {
           V w[W];
@@ -112,19 +112,20 @@ template <int M, int W, class E> void tile(const Parts<E>& parts, index first_ro
           for (int m = 0; m < M; m++) {
             const V scale = A::broadcast(a[m] + at);
 #pragma GCC unroll 8
-            for (int c = 0; c < W; c++) sum[m][c] = A::multiply_add(scale, w[c], sum[m][c]);
+            for (int c = 0; c < W; c++) sum[m][c] = A::template multiply_add<M == 1>(scale, w[c], sum[m][c]);
           }
         }
         panel += W * N;
       };
-      index k = 0, at = 0;
-      for (; k + steps_at_once <= walk.count; k += steps_at_once) {
+      index at = 0;
+      for (index groups = walk.count / steps_at_once; groups > 0; groups--) {
 #pragma GCC unroll 8
-        for (int line = 0; line < lines_ahead; line++, ahead.at += ahead.stride) __builtin_prefetch(ahead.at, 0, 2);
+        for (int line = 0; line < lines_ahead; line++) __builtin_prefetch(ahead.at + line * ahead.stride, 0, 2);
+        ahead.at += lines_ahead * ahead.stride;
 #pragma GCC unroll 8
         for (int i = 0; i < steps_at_once; i++, at += walk.stride) step(at);
       }
-      for (; k < walk.count; k++, at += walk.stride) step(at);
+      for (index rest = walk.count % steps_at_once; rest > 0; rest--, at += walk.stride) step(at);
     }
   }
 
