@@ -136,9 +136,6 @@ template <class T, class Cell> struct InitialOf<T, Cell, std::void_t<decltype(Ce
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
-// A block's members are copied first: a vector that is stored might change what lies in memory, for all that the
-// compiler knows, and each would be loaded again for every vector.
-
 // What does not come through the product is added after it: a long sum that began with its largest term would be
 // rounded at that term's size all along. dy comes last, so that the sum before it is what passes from one call to the
 // next where a sequence is cut in time.
@@ -148,6 +145,8 @@ template <class V, class T> V whole_dh(V product, const T* direct, const T* dy, 
   return max(min(sum, V(clip)), V(-clip));
 }
 
+// A block's members are copied first: a vector that is stored might change what lies in memory, for all that the
+// compiler knows, and each would be loaded again for every vector.
 template <class Cell, class Phase, bool last, class T> void forward_block(const ForwardBlock<T>& given) {
   using V = Vec<T>;
   constexpr index N = V::lanes;
