@@ -240,13 +240,14 @@ template <class T, class E> class BackwardStage {
       for (index v = own.begin; v < own.end; v++) make_pairs(chunk, v);
       add_products(DzView<E>{pairs_.get(), capacity_, sums_}, 0, chunk.length() / numbers, own, begins, signals);
     }
+    if (own.begin == own.end || signals.stop(static_cast<double>(rows * sums_ * (own.end - own.begin) * N))) return;
+    dbias_.add(dz, first, rows, own.begin, own.end);
+    for (std::size_t k = 0; k < unit_rows_.size(); k++)
+      dof_units_.add(static_cast<index>(k), dz, first, unit_rows_[k].get(), rows, own.begin, own.end);
+    for (std::size_t q = 0; q < norm_rows_.size(); q++)
+      dgains_.add(static_cast<index>(q), dz, first, norm_rows_[q].get(), rows, own.begin, own.end);
     const index width = sums_ * N / numbers;
-    for (index v = own.begin; v < own.end && !signals.stop(static_cast<double>(rows * sums_ * N)); v++) {
-      dbias_.add(dz, first, rows, v, v + 1);
-      for (std::size_t k = 0; k < unit_rows_.size(); k++)
-        dof_units_.add(static_cast<index>(k), dz, first, unit_rows_[k].get(), rows, v, v + 1);
-      for (std::size_t q = 0; q < norm_rows_.size(); q++)
-        dgains_.add(static_cast<index>(q), dz, first, norm_rows_[q].get(), rows, v, v + 1);
+    for (index v = own.begin; v < own.end; v++) {
       const auto [begin, end] = chunk.last_step();
       E* at = const_cast<E*>(product_row(0)) + v * product_jump();
       if (chunk.next_after() != begin) std::copy(at + begin * width, at + end * width, at + chunk.next_after() * width);

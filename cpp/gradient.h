@@ -182,6 +182,9 @@ template <class E> class WeightGradient {
   Buffer<E> operand_;
 };
 
+// Sums over rows that run side by side: alone, every addition would wait for the one before.
+constexpr index sums_together = 4;
+
 // The gradients of the biases: dz summed over rows in the same order, an accumulator each.
 template <class T> class BiasGradient {
  public:
@@ -192,13 +195,19 @@ template <class T> class BiasGradient {
   }
 
   void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
-    for (index v = first; v < last; v++)
-      for (index a = 0; a < accumulators_; a++) {
-        T* to = sum_.get() + (v * accumulators_ + a) * N;
-        Vec<T> sum = Vec<T>::load(to);
-        for (index row = first_row; row < first_row + row_count; row++) sum = sum + Vec<T>::load(dz.at(v, row) + a * N);
-        sum.store(to);
+    const index end = last * accumulators_;
+    for (index k = first * accumulators_; k < end; k += sums_together) {
+      const T* at[sums_together];
+      Vec<T> sum[sums_together];
+      for (index i = 0; i < sums_together; i++) {
+        const index q = std::min(k + i, end - 1);  // some twice, where fewer are left
+        at[i] = dz.at(q / accumulators_, first_row) + q % accumulators_ * N;
+        sum[i] = Vec<T>::load(sum_.get() + q * N);
       }
+      for (index row = 0; row < row_count; row++)
+        for (index i = 0; i < sums_together; i++) sum[i] = sum[i] + Vec<T>::load(at[i] + row * dz.row_stride());
+      for (index i = 0; i < sums_together && k + i < end; i++) sum[i].store(sum_.get() + (k + i) * N);
+    }
   }
 
   template <class Meet> void exchange(const Feed& feed, T* dbias, Meet meet) const {
@@ -231,23 +240,36 @@ template <class T> class UnitWeightGradient {
   void add(index k, const DzView<T>& dz, index first_row, const T* const* states, index row_count, index first,
            index last) const {
     const index a = weights_[static_cast<std::size_t>(k)].accumulator;
-    for (index v = first; v < last; v++) {
-      const int n = static_cast<int>(std::min(hidden_ - v * N, N));
-      T* to = sum_.get() + (k * ((hidden_ + N - 1) / N) + v) * N;
-      Vec<T> sum = Vec<T>::load(to);
+    T* sums = sums_of(k);
+    for (index v = first; v < last; v += sums_together) {
+      const T* at[sums_together];
+      index unit[sums_together];
+      Vec<T> sum[sums_together];
+      for (index i = 0; i < sums_together; i++) {
+        const index q = std::min(v + i, last - 1);
+        at[i] = dz.at(q, first_row) + a * N;
+        unit[i] = q * N;
+        sum[i] = Vec<T>::load(sums + q * N);
+      }
       for (index row = 0; row < row_count; row++)
-        sum = fma(Vec<T>::load(dz.at(v, first_row + row) + a * N), Vec<T>::load_first(states[row] + v * N, n), sum);
-      sum.store(to);
+        for (index i = 0; i < sums_together; i++) {
+          const int n = static_cast<int>(std::min(hidden_ - unit[i], N));
+          const Vec<T> state = Vec<T>::load_first(states[row] + unit[i], n);
+          sum[i] = fma(Vec<T>::load(at[i] + row * dz.row_stride()), state, sum[i]);
+        }
+      for (index i = 0; i < sums_together && v + i < last; i++) sum[i].store(sums + (v + i) * N);
     }
   }
 
   template <class Meet> void exchange(index k, T* dweight, Meet meet) const {
-    T* sums = sum_.get() + k * ((hidden_ + N - 1) / N) * N;
+    T* sums = sums_of(k);
     for (index unit = 0; unit < hidden_; unit++) meet(dweight[unit], sums[unit]);
   }
 
  private:
   static constexpr index N = Vec<T>::lanes;
+  T* sums_of(index k) const { return sum_.get() + k * ((hidden_ + N - 1) / N) * N; }
+
   std::vector<UnitWeight> weights_;
   index hidden_ = 0;
   Buffer<T> sum_;

@@ -205,12 +205,12 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
     Ahead ahead{reinterpret_cast<const char*>(panel), 0};
     if (tiles > 1)
       ahead = {reinterpret_cast<const char*>(from_last ? panel - next : panel + next), stride_ahead(share, walked)};
-    for (index r = 0; r < row_count;) {
-      const index m = even_part(row_count - r, most);
+    const index least = row_count / tiles, larger = row_count % tiles;
+    for (index t = 0, r = 0, m; t < tiles; t++, r += m) {
+      m = least + (t < larger ? 1 : 0);
       tile_for<E>(static_cast<int>(m), static_cast<int>(w))(
           parts, r, panel, {from.at + r * from.stride + c * N, from.stride}, z + r * z_stride + c * N, z_stride, ahead);
       if (tiles > 1) ahead.at += share;
-      r += m;
     }
   }
 }
