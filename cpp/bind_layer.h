@@ -36,10 +36,7 @@ template <class T> class NamedArrays {
  public:
   NamedArrays(const char* what, const py::dict& arrays) : what_(what), arrays_(arrays) {
     entries_.reserve(arrays.size());
-    for (const auto& [name, value] : arrays) {
-      if (!py::isinstance<py::str>(name)) throw py::type_error(std::string(what) + ": expected names of arrays");
-      entries_.push_back({py::cast<std::string_view>(name), value});
-    }
+    for (const auto& [name, value] : arrays) entries_.push_back({py::cast<std::string_view>(name), value});
   }
 
   // The array of this name and shape, or null.
@@ -118,10 +115,9 @@ template <class T> bool reads_h(const CellKernels<T>& cell) {
 
 // The parameters of a cell: weight_hh where it has a recurrent product, the unit weights as many as it declares.
 template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index input, index hidden, index output,
-                                           index heads, const py::dict& parameters) {
+                                           index heads, NamedArrays<T>& arrays) {
   const index rows = checked_product({cell.gates, hidden});
   if (heads < 1 || output % heads) throw py::value_error("heads: expected a divisor of the width of h");
-  NamedArrays<T> arrays("weights", parameters);
   Weights<T> weights;
   weights.input = input, weights.hidden = hidden, weights.output = output, weights.heads = heads;
   weights.ih = arrays.in("weight_ih", {rows, input});
@@ -178,8 +174,9 @@ template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& 
                                        Buffer<T>& dense_heads) {
   const CellKernels<T>& cell = find_cell<T>(name);
   const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2), output = extent("y", y, 2, 3);
-  const index hidden = NamedArrays<T>("weights", parameters).rows("weight_ih") / cell.gates;
-  Weights<T> weights = weights_view<T>(cell, input, hidden, output, options.heads, parameters);
+  NamedArrays<T> arrays("weights", parameters);
+  const index hidden = arrays.rows("weight_ih") / cell.gates;
+  Weights<T> weights = weights_view(cell, input, hidden, output, options.heads, arrays);
   fill_heads(weights, cell.gates, dense_heads);
   const Zoneout zoneout = zoneout_view(options.zoneout, cell.states);
   Layer<T> layer{

@@ -25,7 +25,7 @@ template <class T> std::unique_ptr<AnyStream<T>> make_stream(const std::vector<s
     const index output = arrays.rows("weight_hr") ? arrays.rows("weight_hr") : hidden;
     const py::array first = py::array::ensure(of_layer["weight_ih"]);
     const index input = layers.empty() ? extent("weight_ih", first, 1, 2) : layers.back().output;
-    layers.push_back(weights_view<T>(found, input, hidden, output, heads, of_layer));
+    layers.push_back(weights_view(found, input, hidden, output, heads, arrays));
     fill_heads(layers.back(), found.gates, dense_heads[layers.size() - 1]);
   }
   const Zoneout shares = zoneout_view(zoneout, cells.front()->states);

@@ -68,7 +68,7 @@ template <class T> class LayerNorm {
     for (index r = 0; r < rows; r++, sums += row_size(), moments += 2 * parts_)
       for (std::size_t a = 0; a < gates_.size(); a++, z += vectors * N) {
         const T *gains = gains_at(static_cast<index>(a), block.begin), *b = bias + static_cast<index>(a) * vectors * N;
-        const auto add = [&](index q, const T* gain, const auto& begin) {
+        const auto add = [&](index q, const T* gain, const T* begin) {
           const T* part = part_of(sums, block, q);
           const V mean(moments[2 * q]), scale(moments[2 * q + 1]);
           T* kept = values ? values[r] + (slot_ + q) * layout_.hidden + unit : nullptr;
@@ -89,8 +89,8 @@ template <class T> class LayerNorm {
   static constexpr index N = V::lanes;
 
   struct Gate {
-    int x, h;
-    index x_part, h_part;
+    int x, h;              // as in Accumulator
+    index x_part, h_part;  // and which of the sums they are
   };
 
   index lanes_of(Range block) const { return std::min(units_, block.end * N) - block.begin * N; }
@@ -103,7 +103,7 @@ template <class T> class LayerNorm {
   SavedLayout layout_;
   index units_ = 0, vectors_ = 0, parts_ = 0;
   int slot_ = none;
-  std::vector<Gate> gates_;  // of each accumulator, and which part of the sums each is
+  std::vector<Gate> gates_;  // one for each accumulator
   Buffer<T> gains_, zeros_;  // gains: [accumulator][vector][of x, of the operand][lane]
 };
 

@@ -342,6 +342,20 @@ def bits(array: Array) -> bytes:
     return np.ascontiguousarray(array).tobytes()
 
 
+def misaligned(array: Array) -> Array:
+    buffer = np.empty(array.nbytes + 1, np.uint8)
+    copy = buffer[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    assert not copy.flags.aligned
+    return copy
+
+
+def read_only(array: Array) -> Array:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def assert_same_bits(got: Any, expected: Any, what: str = "") -> None:
     """Arrays, or tuples or mappings of arrays, that agree in shape, dtype and every bit."""
     if isinstance(expected, Mapping):

@@ -22,7 +22,9 @@ from support import (
     as_tuple,
     assert_same_bits,
     make_problem,
+    misaligned,
     new_layer,
+    read_only,
     threads,
 )
 
@@ -39,20 +41,6 @@ def one_thread() -> Iterator[None]:
 
 
 # ---- arrays of every form --------------------------------------------------------------------------------------------
-
-
-def misaligned(array: Array) -> Array:
-    buffer = np.empty(array.nbytes + 1, np.uint8)
-    copy = buffer[1:].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    assert not copy.flags.aligned
-    return copy
-
-
-def read_only(array: Array) -> Array:
-    copy = array.copy()
-    copy.flags.writeable = False
-    return copy
 
 
 def spread(array: Array) -> Array:

@@ -11,7 +11,6 @@ import rnnfast as rf
 from module_cases import draw, language_model, leaves
 
 
-# ---- Sequential ------------------------------------------------------------------------------------------------------
 def test_sequential_moves_its_modules_into_one_buffer() -> None:
     parts = rf.Embedding(7, 4, seed=1), rf.LSTM(4, 5, seed=2), rf.Linear(5, 7, seed=3)
     values = np.concatenate([part.flat_params for part in parts])

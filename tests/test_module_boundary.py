@@ -10,21 +10,7 @@ import pytest
 
 import rnnfast as rf
 from module_cases import MODULES, RECURRENT, Array, draw, input_of
-
-
-# ---- the boundary ----------------------------------------------------------------------------------------------------
-def misaligned(x: Array) -> Array:
-    buffer = np.zeros(x.nbytes + 1, np.uint8)
-    result = buffer[1:].view(x.dtype).reshape(x.shape)
-    result[...] = x
-    assert not result.flags.aligned
-    return result
-
-
-def read_only(x: Array) -> Array:
-    x = x.copy()
-    x.flags.writeable = False
-    return x
+from support import misaligned, read_only
 
 
 def odd_strides(x: Array) -> Array:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import rnnfast as rf
-from support import threads
+from support import assert_same_bits, threads
 
 
 def test_rows_are_split_where_there_are_enough_of_them() -> None:
@@ -37,6 +38,14 @@ def test_few_rows_have_their_inputs_multiplied_ahead() -> None:
         layer = rf.LSTM(64, 64, seed=0)
         assert next(iter(layer.plan(100, 1))).steps_ahead > 1
         assert next(iter(layer.plan(100, 32))).steps_ahead == 1
+
+
+def test_weights_beyond_every_cache_meet_x_of_some_steps_at_once() -> None:
+    layer, x = rf.RNN(2900, 2900, seed=0), np.random.default_rng(0).standard_normal((4, 5, 2900), np.float32)
+    for number in (1, 2):
+        with threads(number):
+            assert next(iter(layer.plan(4, 5))).steps_ahead > 1
+            assert_same_bits(np.concatenate([layer(x[:, row : row + 1])[0] for row in range(5)], axis=1), layer(x)[0])
 
 
 def test_larger_layers_are_expected_nearer_to_the_peak() -> None:
