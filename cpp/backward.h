@@ -25,7 +25,8 @@ template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
       : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(rows_a_chunk + batch_, batch_, numbers), step_(layer.timeline.steps()) {
+        chunk_(rows_a_chunk + batch_, batch_, numbers), together_(plan_.scans && !layer.timeline.has_resets()),
+        step_(layer.timeline.steps()) {
     const std::vector<Stage<T>> stages = layer.stages();
     const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
     stages_.reserve(stages.size());
@@ -61,20 +62,24 @@ template <class T, class E> class Backward {
   static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
 
   struct Worker {
-    explicit Worker(const Backward& b)
-        : rows(b.batch_, b.layer_.cell.states), dz({b.batch_}), operands({b.batch_ + 1}) {
+    explicit Worker(const Backward& b) : Worker(b, std::max(b.batch_, b.together_ ? rows_of_scan : 0)) {}
+    Worker(const Backward& b, index most_rows)
+        : rows(most_rows, b.layer_.cell.states), at({most_rows}), order({most_rows}), dz({b.batch_}),
+          operands({most_rows + 1}) {
       index columns = 1;
       for (const BackwardStage<T, E>& stage : b.stages_) columns = std::max(columns, stage.to_operand.columns());
       dh = Buffer<T>({rows_in_cache, columns, N});
       if (b.adjoints_.dx) dx = Buffer<T>({b.dx_rows(), b.stages_.front().to_input.columns(), N});
-      for (Buffer<T*>& rows_of : dstate) rows_of = Buffer<T*>({b.batch_});
-      for (Buffer<T*>& rows_of : whole) rows_of = Buffer<T*>({b.batch_});
-      dy = Buffer<const T*>({b.batch_});
-      if (b.doutput_.size()) doutput = Buffer<T*>({b.batch_});
+      for (int k = 0; k < b.layer_.cell.states + b.layer_.cell.carried; k++) dstate[k] = Buffer<T*>({most_rows});
+      for (int k = 0; k < b.layer_.cell.states; k++)
+        if (b.adjoints_.over_time[k]) whole[k] = Buffer<T*>({most_rows});
+      if (b.adjoints_.dy) dy = Buffer<const T*>({most_rows});
+      if (b.doutput_.size()) doutput = Buffer<T*>({most_rows});
       dx_rows = Buffer<T*>({b.chunk_.most_rows()}), dz_rows = Buffer<index>({b.chunk_.most_rows()});
     }
     StepRows<T> rows;
-    Buffer<const E*> dz;  // of the stage after
+    Buffer<index> at, order;  // their places in the chunk
+    Buffer<const E*> dz;      // of the stage after
     Buffer<const T*> operands;
     std::array<Buffer<T*>, most_states + most_carried> dstate;
     std::array<Buffer<T*>, most_states> whole;
@@ -84,7 +89,7 @@ template <class T, class E> class Backward {
     Buffer<T> dh, dx;
   };
 
-  // A thread's rows at a step, and those of them that had a step after it.
+  // A thread's rows at a step, and those of them that had a step after it; or those of several steps together.
   struct Now {
     index s, first, rows, running;
   };
@@ -125,13 +130,16 @@ template <class T, class E> class Backward {
   void run_chunk(Worker& worker, int thread, int count, Signals& signals) {
     const Range rows =
         plan_.by_rows ? layer_.timeline.share_rows(thread, count, begin_, step_, numbers) : Range{0, batch_};
-    point_to_gradients(worker, rows);
-    index rows_after = 0;  // of the step after, if the worker still points at it
-    for (index s = step_; s-- > begin_;) {
-      const index last = std::min(rows.end, layer_.timeline.live(s)), live = std::max<index>(last - rows.begin, 0);
-      point(worker, s, rows.begin, live, rows_after);
-      rows_after = live;
-      step(worker, s, rows.begin, live, thread, count, signals);
+    Range pointed{0, 0};
+    for (index s = step_; s > begin_;) {
+      // The steps of a scan come one after the other as rows, and each finds the gradients that the one after has left.
+      index at = 0;
+      do {
+        const Range of_batch{rows.begin, std::max(rows.begin, std::min(rows.end, layer_.timeline.live(--s)))};
+        pointed = point(worker, s, of_batch, pointed, at);
+        at = pointed.end;
+      } while (together_ && s > begin_ && at + layer_.timeline.live(s - 1) <= rows_of_scan);
+      step(worker, s, rows.begin, at, thread, count, signals);
     }
     barrier_.wait(count);
     const bool begins = step_ == layer_.timeline.steps() && !adjoints_.resume;
@@ -139,19 +147,39 @@ template <class T, class E> class Backward {
     for (BackwardStage<T, E>& stage : stages_) stage.add_weights(chunk_, thread, count, begins, signals);
   }
 
-  void point(Worker& worker, index s, index first, index rows, index rows_after) {
-    if (rows && rows == rows_after && s > 0 && !layer_.timeline.has_resets()) {
-      worker.rows.retreat(layer_, rows);
+  // Points at `rows` of step s and what belongs to them, from place `at` on, and gives their places. `after`: those of
+  // the step after.
+  Range point(Worker& worker, index s, Range rows, Range after, index at) {
+    const Timeline& timeline = layer_.timeline;
+    const index count = rows.end - rows.begin;
+    if (count && count == after.end - after.begin && s > 0 && !timeline.has_resets()) {
+      worker.rows.retreat(layer_, count, after.begin, at);
     } else {
-      worker.rows.set(layer_, s, first, first + rows, nullptr);
+      worker.rows.set(layer_, s, rows.begin, rows.end, at);
     }
+    const bool moved = at != after.begin || count > after.end - after.begin;
+    const index row = chunk_.row_of(s, rows.begin), order = chunk_.order_of(s, rows.begin);
+    for (index r = rows.begin, i = at; r < rows.end; r++, i++) {
+      worker.at[i] = row + r - rows.begin, worker.order[i] = order + r - rows.begin;
+      if (moved) point_to_dstates(worker, r, i);
+      const index t = timeline.time(s, r), b = timeline.batch_row(r);
+      if (adjoints_.dy) worker.dy[i] = adjoints_.dy.at(t, b);
+      for (int k = 0; k < layer_.cell.states; k++)
+        if (adjoints_.over_time[k]) worker.whole[k][i] = adjoints_.over_time[k].at(t, b);
+    }
+    return {at, at + count};
+  }
+
+  void point_to_dstates(Worker& worker, index r, index i) const {
+    for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++) worker.dstate[k][i] = dstate_at(k, r);
+    if (doutput_.size()) worker.doutput[i] = doutput_.get() + r * layer_.vectors() * N;
   }
 
   void step(Worker& worker, index s, index first, index rows, int thread, int count, Signals& signals) {
     const Timeline& timeline = layer_.timeline;
-    const index running = s + 1 < timeline.steps() ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
+    const index running =
+        s + 1 < timeline.steps() && !together_ ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
     const Now now{s, first, rows, running};
-    point_to_adjoints(worker, s, first, rows);
     for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
       const bool last = p + 1 == static_cast<index>(stages_.size());
       BackwardStage<T, E>& stage = stages_[p];
@@ -161,31 +189,22 @@ template <class T, class E> class Backward {
       if (last) {
         point_to_dz_after(worker, now);
       } else {
-        for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(chunk_.row_of(s, first + i));
+        for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(worker.at[i]);
       }
       run_stage(worker, now, stage, reader, last, blocks, signals);
-      const Range own = plan_.by_rows ? Range{0, rows} : share(rows, thread, count, numbers);
-      stage.scale_operands(layer_, chunk_, s, {first + own.begin, first + own.end});
-      stage.pack_operands(layer_, worker.rows, chunk_, s, first, own, worker.operands.get(), signals);
+      const Range own = plan_.by_rows ? Range{0, rows} : share_of_rows(worker, rows, thread, count);
+      if (!together_) stage.scale_operands(layer_, chunk_, s, {first + own.begin, first + own.end});
+      stage.pack_operands(layer_, worker.rows, chunk_, {worker.at.get(), worker.order.get()}, own,
+                          worker.operands.get(), signals);
       if (plan_.waits) barrier_.wait(count);
     }
   }
-
-  void point_to_gradients(Worker& worker, Range rows) {
-    for (index r = rows.begin; r < rows.end; r++) {
-      const index i = r - rows.begin;
-      for (int k = 0; k < layer_.cell.states + layer_.cell.carried; k++) worker.dstate[k][i] = dstate_at(k, r);
-      if (doutput_.size()) worker.doutput[i] = doutput_.get() + r * layer_.vectors() * N;
-    }
-  }
-  // Rows of dy, and where the whole gradient of each state goes; of those that there are.
-  void point_to_adjoints(Worker& worker, index s, index first, index rows) {
-    for (index i = 0; i < rows && adjoints_.dy; i++)
-      worker.dy[i] = adjoints_.dy.at(layer_.timeline.time(s, first + i), layer_.timeline.batch_row(first + i));
-    for (int k = 0; k < layer_.cell.states; k++)
-      for (index i = 0; i < rows && adjoints_.over_time[k]; i++)
-        worker.whole[k][i] =
-            adjoints_.over_time[k].at(layer_.timeline.time(s, first + i), layer_.timeline.batch_row(first + i));
+  // A thread's part of them, begun where an element of products over rows begins.
+  Range share_of_rows(const Worker& worker, index rows, int thread, int count) const {
+    Range part = share(rows, thread, count);
+    while (part.begin < rows && worker.order[part.begin] % numbers) part.begin++;
+    while (part.end < rows && worker.order[part.end] % numbers) part.end++;
+    return part;
   }
 
   // Points at the dz of step s + 1 of the rows that ran then. A state that was reset before that step passes nothing
@@ -217,8 +236,7 @@ template <class T, class E> class Backward {
       if (last) forget_reset(now, i, rows, vectors, 0, 1);
       if (stage.what.ends_cell) forget_reset(now, i, rows, vectors, 1, layer_.cell.states);
       run_block(worker, now, stage, vectors, i, rows, dh, stride);
-      stage.finish_rows(layer_, worker.rows.values() + i, chunk_.row_of(now.s, now.first + i), rows, vectors.begin,
-                        vectors.end);
+      stage.finish_rows(layer_, worker.rows.values() + i, worker.at.get() + i, rows, vectors);
       i += rows;
     }
   }
@@ -266,7 +284,7 @@ template <class T, class E> class Backward {
       block.dstate[k] = worker.dstate[static_cast<std::size_t>(k)].get() + i;
     if (stage.what.output != none) block.dstate[0] = worker.doutput.get() + i;
     if (layer_.saved) block.saved = p.values() + i;
-    block.dz = stage.dz_row(chunk_.row_of(now.s, now.first + i)), block.dz_rows = chunk_.capacity();
+    block.dz = stage.dz(), block.dz_rows = chunk_.capacity(), block.dz_at = worker.at.get() + i;
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
     block.keep = stage.what.last ? layer_.layout.keep : none, block.fresh = layer_.layout.fresh;
     stage.what.phase->backward(block);
@@ -358,6 +376,7 @@ template <class T, class E> class Backward {
   Plan plan_;
   index batch_;
   ChunkRows chunk_;
+  bool together_;  // the steps of a chunk, as so many rows
   std::vector<BackwardStage<T, E>> stages_;
   std::array<Buffer<T>, most_states + most_carried> dstate_;
   Buffer<T> doutput_;           // where a cell that is projected leaves what it says of h

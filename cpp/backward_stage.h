@@ -87,6 +87,17 @@ class ChunkRows {
   std::vector<Step> steps_;
 };
 
+// Where rows of a chunk lie in dz, and where products over rows take them.
+struct ChunkPlaces {
+  const index *row, *order;
+};
+// The end of the places that follow one another from `begin` on.
+inline index run_end(const index* places, index begin, index end) {
+  index i = begin + 1;
+  while (i < end && places[i] == places[i - 1] + 1) i++;
+  return i;
+}
+
 template <class T, class E> class BackwardStage {
  public:
   BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, index width, index most_columns,
@@ -145,26 +156,29 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- the rows of a chunk -----------------------------------------------------------------------------------------
-  // Rows [first, first + rows) of step s, on which the first of `now` stand, as operands of the products over the
-  // chunk. `pointers`: room for one more of them than rows.
-  void pack_operands(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, index s, index first,
+  // Some rows of `now`, which have these places in the chunk, as operands of the products over it. `pointers`: room for
+  // one more of them than rows.
+  void pack_operands(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, const ChunkPlaces& at,
                      Range rows, const T** pointers, Signals& signals) {
-    const index hidden = layer.layout.hidden, count = rows.end - rows.begin;
-    const index at = chunk.order_of(s, first + rows.begin) / numbers, length = chunk.length() / numbers;
+    const index hidden = layer.layout.hidden;
     const auto pack = [&](WeightGradient<E>& gradient, auto row) {
-      for (index i = 0; i < count; i++) pointers[i] = row(rows.begin + i);
-      pointers[count] = nullptr;  // fills up a pair
-      gradient.pack(pointers, at, ceil_div(count, numbers), length, signals);
+      for (index begin = rows.begin, end; begin < rows.end; begin = end) {
+        end = run_end(at.order, begin, rows.end);
+        const index count = end - begin;
+        for (index i = 0; i < count; i++) pointers[i] = row(begin + i);
+        pointers[count] = nullptr;  // fills up a pair
+        gradient.pack(pointers, at.order[begin] / numbers, ceil_div(count, numbers), chunk.length() / numbers, signals);
+      }
     };
     if (!input_feed_.gates.empty()) pack(dinput_, [&](index i) { return now.x()[i]; });
     if (reads_operand())
       pack(drecurrent_, [&](index i) -> const T* {
-        return scaled_.size()         ? scaled_row(chunk.row_of(s, first + i))
+        return scaled_.size()         ? scaled_row(at.row[i])
                : what.operand == none ? now.before(0)[i]
                                       : now.values()[i] + what.operand * hidden;
       });
     for (index i = rows.begin; i < rows.end; i++) {
-      const index q = chunk.row_of(s, first + i) - chunk.first();
+      const index q = at.row[i] - chunk.first();
       const T* values = now.values()[i];
       for (std::size_t k = 0; k < unit_rows_.size(); k++) {
         const UnitWeight& weight = what.phase->unit_weights[k];
@@ -179,7 +193,7 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- dz ----------------------------------------------------------------------------------------------------------
-  T* dz_row(index row) const { return dz_.get() + row * what.accumulators() * N; }
+  T* dz() const { return dz_.get(); }
   // What a product reads of a row, and how far apart its vectors of units are.
   const E* product_row(index row) const {
     if constexpr (same) {
@@ -190,15 +204,18 @@ template <class T, class E> class BackwardStage {
   }
   index product_jump() const { return capacity_ * sums_ * N / numbers; }
 
-  // After the cell: of `rows` rows and vectors [begin, end) of units, what the products read.
-  void finish_rows(const Layer<T>& layer, T* const* values, index first_row, index rows, index begin, index end) const {
+  // After the cell: of `count` rows, at these places, and some vectors of units, what the products read.
+  void finish_rows(const Layer<T>& layer, T* const* values, const index* rows, index count, Range vectors) const {
     if (normed())
-      for (index r = 0; r < rows; r++) normalize_row_backward(layer, values[r], first_row + r);
+      for (index r = 0; r < count; r++) normalize_row_backward(layer, values[r], rows[r]);
     if constexpr (!same) {
       const Buffer<T>& from = normed() ? parts_ : dz_;
-      for (index v = begin; v < end; v++)
-        to_elements<E>(from.get() + (v * capacity_ + first_row) * sums_ * N, rows * sums_ * N,
-                       elements_.get() + (v * capacity_ + first_row) * sums_ * N / numbers);
+      for (index begin = 0, end; begin < count; begin = end) {
+        end = run_end(rows, begin, count);
+        for (index v = vectors.begin; v < vectors.end; v++)
+          to_elements<E>(from.get() + (v * capacity_ + rows[begin]) * sums_ * N, (end - begin) * sums_ * N,
+                         elements_.get() + (v * capacity_ + rows[begin]) * sums_ * N / numbers);
+      }
     }
   }
 

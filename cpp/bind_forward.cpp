@@ -67,7 +67,8 @@ py::dict plan_of(const std::string& name, index steps, index batch, index input,
     shown["barrier"] = plan.waits && plan.threads > 1;
     shown["rows"] = plan.rows;
     shown["panel_width"] = plan.width;
-    shown["tile_rows"] = even_part(std::max<index>(std::min(plan.rows, rows_in_cache), 1), rows_of_tile(plan.width));
+    const index together = plan.scans ? plan.rows * plan.steps_ahead : plan.rows;
+    shown["tile_rows"] = even_part(std::clamp<index>(together, 1, rows_in_cache), rows_of_tile(plan.width));
     shown["steps_ahead"] = plan.steps_ahead;
     shown["lanes"] = Vec<T>::lanes;
     return shown;

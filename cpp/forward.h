@@ -12,8 +12,10 @@ template <class T, class E> class Forward {
   // `final`: (B, ·) a state, written at the end.
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
-        rows_(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1)) {
-    if (!layer.saved && layer.needs_values()) values_ = Buffer<T>({layer.timeline.batch(), layer.layout.size()});
+        rows_(std::max(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1),
+                       plan_.scans ? rows_of_scan : 0)) {
+    if (!layer.saved && layer.needs_values())
+      values_ = Buffer<T>({plan_.scans ? plan_.threads * rows_ : layer.timeline.batch(), layer.layout.size()});
     for (int k = 1; k < layer.cell.states && !layer.keeps_states; k++) {
       const index stride =
           ceil_div(layer.hidden() * index{sizeof(T)}, index{cache_line}) * index{cache_line / sizeof(T)};
@@ -44,7 +46,7 @@ template <class T, class E> class Forward {
     std::vector<Buffer<T>> ahead;  // of each stage: z of a chunk of steps
   };
 
-  bool is_ahead() const { return plan_.steps_ahead > 1; }
+  bool is_ahead() const { return plan_.steps_ahead > 1 && !plan_.scans; }
   index chunk_rows() const { return rows_ * plan_.steps_ahead; }
 
   void make_worker() {
@@ -63,31 +65,43 @@ template <class T, class E> class Forward {
     const auto [first, last_row] =
         plan_.by_rows ? timeline.share_rows(crew.thread, crew.count, 0, timeline.steps()) : Range{0, timeline.batch()};
     const index end = timeline.steps();
-    index running = 0;  // rows at the step before, if the desk still points at it
     if (worker.desk.scale.size())
       for (index r = first; r < last_row; r++)
         worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
+    if (!layer_.saved) {
+      const index values = (plan_.scans ? crew.thread * rows_ : first) * layer_.layout.size();
+      worker.desk.rows.use_values(values_.size() ? values_.get() + values : nullptr, layer_.layout.size());
+    }
+    Range pointed{0, 0};
     for (index s = 0; s < end;) {
       const index stop = std::min(s + plan_.steps_ahead, end);
       index row = 0;  // in the chunk
       if (is_ahead()) input_ahead(worker, s, stop, first, last_row, crew);
-      for (; s < stop; s++) {
+      while (s < stop) {
         if (crew.stopped()) return;
-        const index rows = std::max<index>(std::min(last_row, timeline.live(s)) - first, 0);
-        point(worker, s, first, rows, running);
-        running = rows;
-        step(worker, s, first, rows, crew, row);
+        // The steps of a scan come one after the other as rows, and each finds the states that the one before has left.
+        index rows = 0;
+        do {
+          pointed = point(worker, s, {first, std::max(first, std::min(last_row, timeline.live(s)))}, pointed, rows);
+          if (packed_.has_shares()) draw_shares(worker, s, first, pointed, crew);
+          rows = pointed.end, s++;
+        } while (plan_.scans && s < stop && rows + std::min(last_row, timeline.live(s)) - first <= rows_);
+        packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
+                     [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
         row += rows;
       }
     }
   }
 
-  void point(Worker& worker, index s, index first, index rows, index running) {
-    if (rows && running >= rows && !layer_.timeline.has_resets()) {
-      worker.desk.rows.advance(layer_, rows);
+  // Points at `rows` of step s, from place `at` on, and gives their places. `before`: those of the step before.
+  Range point(Worker& worker, index s, Range rows, Range before, index at) {
+    const index count = rows.end - rows.begin;
+    if (count && before.end - before.begin >= count && !layer_.timeline.has_resets()) {
+      worker.desk.rows.advance(layer_, count, before.begin, at);
     } else {
-      worker.desk.rows.set(layer_, s, first, first + rows, values_.size() ? values_.get() : nullptr);
+      worker.desk.rows.set(layer_, s, rows.begin, rows.end, at);
     }
+    return {at, at + count};
   }
 
   // b + W x for all rows of a chunk of steps, before its recurrence.
@@ -109,14 +123,11 @@ template <class T, class E> class Forward {
            row * packed_[k].z_stride(j);
   }
 
-  void step(Worker& worker, index s, index first, index rows, const Crew& crew, index row) {
+  void draw_shares(Worker& worker, index s, index first, Range places, const Crew& crew) const {
     const Timeline& timeline = layer_.timeline;
-    if (packed_.has_shares())
-      for (index i = 0; i < rows; i++)
-        packed_.draw_shares(timeline.begin() + timeline.time(s, first + i), timeline.batch_row(first + i), crew,
-                            worker.desk.rows.values()[i]);
-    packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
-                 [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
+    for (index r = first, i = places.begin; i < places.end; r++, i++)
+      packed_.draw_shares(timeline.begin() + timeline.time(s, r), timeline.batch_row(r), crew,
+                          worker.desk.rows.values()[i]);
   }
 
   // Final states, and zeros of y past the lengths; what is kept for backward is read by nobody there.

@@ -38,7 +38,7 @@ template <class E> class WeightGradient {
   // Of a matrix (G H, columns) that meets an operand of groups · columns numbers, and dz of so many accumulators.
   WeightGradient(Feed feed, index accumulators, index hidden, Matrix<T> matrix, index most_rows)
       : feed_(std::move(feed)), accumulators_(accumulators), hidden_(hidden), features_(matrix.columns),
-        groups_(matrix.groups), group_vectors_(ceil_div(hidden / matrix.groups, N)),
+        groups_(matrix.groups), group_vectors_(ceil_div(hidden / matrix.groups, N)), panels_(columns(), width),
         operand_({groups_, columns(), N, most_rows}) {}
 
   // How many sums it has, and where they are to lie.
@@ -67,19 +67,20 @@ template <class E> class WeightGradient {
   void add(const DzView<E>& dz, index first_row, index row_count, Range vectors, bool begins, Signals& signals) const {
     const index most =
         std::max(width, bytes_in_cache / (static_cast<index>(sizeof(E)) * N * std::max<index>(row_count, 1)));
-    for (index begin = 0, end; begin < columns(); begin = end) {
-      end = begin;
-      while (end < columns() && end - begin < most) end += panel_at(end);
+    for (index begin = 0, end; begin < panels_.count(); begin = end) {
+      index together = 0;  // columns
+      for (end = begin; end < panels_.count() && together < most; end++) together += panels_[end].size;
       for (index v = vectors.begin; v < vectors.end; v++) {
-        if (signals.stop(work(row_count) * static_cast<double>(end - begin) / static_cast<double>(columns()))) return;
+        if (signals.stop(work(row_count) * static_cast<double>(together) / static_cast<double>(columns()))) return;
         const E* packed = operand(v / group_vectors_, row_count);
         for (index done = 0; done < row_count; done += rows_at_once) {
           const index rows = std::min(rows_at_once, row_count - done);
-          for (index c = begin; c < end; c += panel_at(c)) {
-            const E* panel = packed + (c * row_count + done * panel_at(c)) * N;
+          for (index p = begin; p < end; p++) {
+            const auto [c, w] = panels_[p];
+            const E* panel = packed + (c * row_count + done * w) * N;
             const bool from_zero = begins && done == 0;
             few_features() ? add_features(dz, v, first_row + done, rows, panel, from_zero)
-                           : add_panel(dz, v, first_row + done, rows, panel, c, panel_at(c), from_zero);
+                           : add_panel(dz, v, first_row + done, rows, panel, c, w, from_zero);
           }
         }
       }
@@ -115,7 +116,6 @@ template <class E> class WeightGradient {
     return few_features() ? features_ * accumulators_ * N : feed_.count() * N * columns() * N;
   }
   index columns() const { return ceil_div(features_, N); }  // vectors, of a group
-  index panel_at(index c) const { return even_part(columns() - c, width); }
   E* operand(index g, index row_count) const { return operand_.get() + g * columns() * N * row_count; }
   // The sums of a vector of units and a panel of columns lie together: [accumulator][lane][column], padding and all.
   T* sum(index v, index c) const { return sum_ + v * sums_a_vector() + c * feed_.count() * N * N; }
@@ -124,7 +124,7 @@ template <class E> class WeightGradient {
   void add_features(const DzView<E>& dz, index v, index row, index rows, const E* packed, bool from_zero) const {
     const index w = accumulators_, stride = w * N;
     for (index f = 0; f < features_;) {
-      const index m = even_part(features_ - f, rows_of_tile(static_cast<int>(w)));
+      const index m = even_part(features_ - f, rows_of_tile(w));
       const E* pointers[most_rows];
       for (index i = 0; i < m; i++) pointers[i] = packed + f + i;
       T* sums = sum_ + v * sums_a_vector() + f * stride;
@@ -141,12 +141,13 @@ template <class E> class WeightGradient {
     const Walk walk{rows, dz.row_stride()};
     const E* dz_row = dz.at(v, row) + feed_.first * N;
     T* to = sum(v, c);
+    const index size = tile_rows * w * N, stride = stride_ahead(size * static_cast<index>(sizeof(T)), rows);
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
       const E* pointers[tile_rows];
       for (int k = 0; k < tile_rows; k++) pointers[k] = dz_row + lane + k;
       T* sums = to + lane * w * N;
       tile_for<E>(tile_rows, static_cast<int>(w))(Parts<E>(pointers, walk), 0, panel, from(sums, w * N, from_zero),
-                                                  sums, w * N, next_sums(sums, w, rows));
+                                                  sums, w * N, {reinterpret_cast<const char*>(sums + size), stride});
     }
   }
 
@@ -159,10 +160,10 @@ template <class E> class WeightGradient {
       for (index f = begin; f < end; f++) meet(weight[f - begin], of_unit[f * accumulators_ * N]);
       return;
     }
-    for (index c = 0; c < columns(); c += panel_at(c)) {
-      T* of_panel = sum(v, c) + (i * N + lane) * panel_at(c) * N - c * N;
-      for (index f = std::max(c * N, begin); f < std::min((c + panel_at(c)) * N, end); f++)
-        meet(weight[f - begin], of_panel[f]);
+    for (index p = 0; p < panels_.count(); p++) {
+      const auto [c, w] = panels_[p];
+      T* of_panel = sum(v, c) + (i * N + lane) * w * N - c * N;
+      for (index f = std::max(c * N, begin); f < std::min((c + w) * N, end); f++) meet(weight[f - begin], of_panel[f]);
     }
   }
 
@@ -171,13 +172,9 @@ template <class E> class WeightGradient {
     return from_zero ? From<T>{zeros, 0} : From<T>{sums, stride};
   }
 
-  static Ahead next_sums(const T* sums, index w, index rows) {
-    const index size = tile_rows * w * N;
-    return {reinterpret_cast<const char*>(sums + size), stride_ahead(size * static_cast<index>(sizeof(T)), rows)};
-  }
-
   Feed feed_;
   index accumulators_ = 0, hidden_ = 0, features_ = 0, groups_ = 1, group_vectors_ = 1;
+  EvenCuts panels_{0, width};
   T* sum_ = nullptr;
   Buffer<E> operand_;
 };

@@ -221,41 +221,47 @@ template <class T> class StepRows {
     for (int k = 0; k < states; k++) before_[k] = Buffer<const T*>({rows}), after_[k] = Buffer<T*>({rows});
   }
 
-  // `scratch`: rows of values for a step that keeps none; or null.
-  void set(const Layer<T>& layer, index s, index first, index last, T* scratch) {
-    for (index r = first; r < last; r++) {
-      const index i = r - first;
+  // Rows of values (size,) for steps that keep none; or null.
+  void use_values(T* scratch, index size) {
+    for (index i = 0; i < values_.size(); i++) values_[i] = scratch ? scratch + i * size : nullptr;
+  }
+  // Rows [first, last) of step s take the places from `to` on.
+  void set(const Layer<T>& layer, index s, index first, index last, index to) {
+    for (index r = first, i = to; r < last; r++, i++) {
       x_[i] = layer.input_at(s, r);
       for (int k = 0; k < states_; k++) {
         before_[k][i] = layer.before(k, s, r);
         after_[k][i] = layer.after(k, s, r);
       }
-      values_[i] = layer.saved ? layer.saved_at(s, r) : scratch ? scratch + r * layer.layout.size() : nullptr;
+      if (layer.saved) values_[i] = layer.saved_at(s, r);
     }
   }
-  // From the step before to the next one, of rows that all went through it and were not reset.
-  void advance(const Layer<T>& layer, index rows) {
+  // The step after that of the `rows` rows from `from` on, which were not reset, takes the places from `to` on: the
+  // same, or none of theirs.
+  void advance(const Layer<T>& layer, index rows, index from, index to) {
     const index way = -layer.timeline.time_before();
-    for (index i = 0; i < rows; i++) x_[i] += way * layer.x.step_stride;
+    for (index i = 0; i < rows; i++) x_[to + i] = x_[from + i] + way * layer.x.step_stride;
     for (int k = 0; k < states_; k++)
       for (index i = 0; i < rows; i++) {
-        before_[k][i] = after_[k][i];
-        after_[k][i] += way * layer.states[k].step_stride;
+        T* before = after_[k][from + i];
+        before_[k][to + i] = before;
+        after_[k][to + i] = before + way * layer.states[k].step_stride;
       }
     if (layer.saved)
-      for (index i = 0; i < rows; i++) values_[i] += way * layer.saved.step_stride;
+      for (index i = 0; i < rows; i++) values_[to + i] = values_[from + i] + way * layer.saved.step_stride;
   }
-  // From the step after to this one, of the same rows, which were not reset; not to the first step.
-  void retreat(const Layer<T>& layer, index rows) {
+  // The step before likewise; it is not the first.
+  void retreat(const Layer<T>& layer, index rows, index from, index to) {
     const index way = layer.timeline.time_before();
-    for (index i = 0; i < rows; i++) x_[i] += way * layer.x.step_stride;
+    for (index i = 0; i < rows; i++) x_[to + i] = x_[from + i] + way * layer.x.step_stride;
     for (int k = 0; k < states_; k++)
       for (index i = 0; i < rows; i++) {
-        after_[k][i] = const_cast<T*>(before_[k][i]);
-        before_[k][i] += way * layer.states[k].step_stride;
+        T* after = const_cast<T*>(before_[k][from + i]);
+        after_[k][to + i] = after;
+        before_[k][to + i] = after + way * layer.states[k].step_stride;
       }
     if (layer.saved)
-      for (index i = 0; i < rows; i++) values_[i] += way * layer.saved.step_stride;
+      for (index i = 0; i < rows; i++) values_[to + i] = values_[from + i] + way * layer.saved.step_stride;
   }
   void set(index i, const T* x, T* values) { x_[i] = x, values_[i] = values; }
   void set(index i, int k, const T* before, T* after) { before_[k][i] = before, after_[k][i] = after; }

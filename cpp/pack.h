@@ -11,8 +11,9 @@ namespace rnnfast {
 // Calls f(c, offset, stride) for each vector column of a block: its k-th vector lies at offset + k * stride.
 template <class E, class F> void for_each_column(index columns, index width, index length, F f) {
   constexpr index N = Vec<SumOf<E>>::lanes;
-  for (index p = 0; p < ceil_div(columns, width); p++) {
-    const auto [c, w] = even_cut(columns, width, p);
+  const EvenCuts panels(columns, width);
+  for (index p = 0; p < panels.count(); p++) {
+    const auto [c, w] = panels[p];
     for (index i = 0; i < w; i++) f(c + i, (c * length + i) * N, w * N);
   }
 }

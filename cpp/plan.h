@@ -14,6 +14,7 @@ struct Plan {
   index rows = 0;         // of the batch that meet a panel of weights together
   index width = 0;        // of a panel of recurrent weights, in vectors
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
+  bool scans = false;     // no unit reads another: those steps are one step of so many more rows
 
   // Vectors of units in a block of `wanted` or somewhat more: all its panels equally wide, and wide enough that a tile
   // computes more than it loads.
@@ -51,6 +52,8 @@ constexpr double weights_in_memory = 32 << 20;
 // Rows whose products are made together, and bytes of pre-activations that are kept between product and cell: a part
 // of the level-2 cache. More units a block mean whole cache lines written and fewer changes between weights.
 constexpr index rows_in_cache = 48, bytes_in_cache = 128 * 1024;
+// Rows of a scan that are taken together, of several steps: what they make stays in a level-1 cache.
+constexpr index rows_of_scan = 24;
 
 inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }
 
@@ -77,9 +80,13 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
         plan.waits && step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
   }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
-  plan.width = panel_width(plan.rows);
+  plan.scans = !layer.recurrent();
+  if (plan.scans)
+    plan.steps_ahead =
+        std::clamp<index>(rows_of_scan / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));
+  plan.width = panel_width(plan.scans ? plan.rows * plan.steps_ahead : plan.rows);
   const bool from_memory = streams && weight_bytes > weights_in_memory;
-  if ((plan.rows < rows_worth_splitting || from_memory) && !layer.weights.norms) {
+  if (!plan.scans && (plan.rows < rows_worth_splitting || from_memory) && !layer.weights.norms) {
     const index step_bytes = std::max<index>(plan.rows, 1) * accumulators * vectors * N * static_cast<index>(sizeof(T));
     plan.steps_ahead = std::clamp<index>((from_memory ? bytes_ahead_of_memory : bytes_ahead) / step_bytes, 1, 128);
   }

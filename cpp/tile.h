@@ -62,7 +62,13 @@ constexpr int most_rows = 8;   // a row costs a pointer register
 constexpr int most_width = 8;  // enough chains in flight for one row
 
 constexpr bool tile_exists(int m, int w) { return m <= most_rows && w <= most_width && m * w <= sums_in_registers; }
-constexpr int rows_of_tile(int w) { return sums_in_registers / w < most_rows ? sums_in_registers / w : most_rows; }
+constexpr std::array<int, most_width + 1> rows_by_width = [] {
+  std::array<int, most_width + 1> rows{};
+  for (int w = 1; w <= most_width; w++)
+    while (tile_exists(rows[static_cast<std::size_t>(w)] + 1, w)) rows[static_cast<std::size_t>(w)]++;
+  return rows;
+}();
+constexpr int rows_of_tile(index w) { return rows_by_width[static_cast<std::size_t>(w)]; }
 
 // Bytes that will be read next, brought into the level-2 cache meanwhile: from `at` on, `stride` apart, so many of them
 // for every `steps_at_once` elements k. What comes from further away hides behind the arithmetic only if it is asked
@@ -163,14 +169,23 @@ inline index stride_ahead(index bytes, index length) {
 // n things in parts of at most `most`, as even as can be: the size of the next part.
 constexpr index even_part(index n, index most) { return ceil_div(n, ceil_div(n, most)); }
 
-// The p-th of these parts, from any side: the larger ones come first.
+// All these parts, to be had in any order: the larger ones come first. Few things are one part, at no division: where
+// products are small, divisions take as long as they do.
 struct Cut {
   index begin, size;
 };
-constexpr Cut even_cut(index n, index most, index p) {
-  const index count = ceil_div(n, most), least = n / count, larger = n % count;
-  return {p * least + std::min(p, larger), least + (p < larger ? 1 : 0)};
-}
+class EvenCuts {
+ public:
+  constexpr EvenCuts(index n, index most)
+      : count_(n <= most ? 1 : ceil_div(n, most)), least_(n <= most ? n : n / count_), larger_(n - count_ * least_) {}
+  constexpr index count() const { return count_; }
+  constexpr Cut operator[](index p) const {
+    return {p * least_ + std::min(p, larger_), least_ + (p < larger_ ? 1 : 0)};
+  }
+
+ private:
+  index count_, least_, larger_;
+};
 
 // How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy.
 constexpr index panel_width(index rows) {
@@ -194,23 +209,29 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
                                  SumOf<E>* z, index z_stride, index first = 0, bool from_last = false) {
   constexpr index N = Vec<SumOf<E>>::lanes;
   if (row_count == 0 || panels.columns == 0) return;
-  const index walked = parts.length(), count = ceil_div(panels.columns, panels.width);
-  for (index i = 0; i < count; i++) {
-    const auto [c, w] = even_cut(panels.columns, panels.width, from_last ? count - 1 - i : i);
-    const index most = rows_of_tile(static_cast<int>(w)), tiles = ceil_div(row_count, most);
+  const index walked = parts.length();
+  const EvenCuts cuts(panels.columns, panels.width);
+  EvenCuts tiles(row_count, row_count);
+  index width = 0, share = 0, stride = 0;
+  for (index i = 0; i < cuts.count(); i++) {
+    const auto [c, w] = cuts[from_last ? cuts.count() - 1 - i : i];
     const E* panel = panels.packed + (c * panels.length + first * w) * N;
-    // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
-    const index share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles);
+    if (w != width) {
+      width = w;
+      tiles = EvenCuts(row_count, rows_of_tile(w));
+      // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
+      if (tiles.count() > 1) {
+        share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles.count());
+        stride = stride_ahead(share, walked);
+      }
+    }
     const index next = panels.length * w * N;
     Ahead ahead{reinterpret_cast<const char*>(panel), 0};
-    if (tiles > 1)
-      ahead = {reinterpret_cast<const char*>(from_last ? panel - next : panel + next), stride_ahead(share, walked)};
-    const index least = row_count / tiles, larger = row_count % tiles;
-    for (index t = 0, r = 0, m; t < tiles; t++, r += m) {
-      m = least + (t < larger ? 1 : 0);
+    if (tiles.count() > 1) ahead = {reinterpret_cast<const char*>(from_last ? panel - next : panel + next), stride};
+    for (index t = 0; t < tiles.count(); t++, ahead.at += share) {
+      const auto [r, m] = tiles[t];
       tile_for<E>(static_cast<int>(m), static_cast<int>(w))(
           parts, r, panel, {from.at + r * from.stride + c * N, from.stride}, z + r * z_stride + c * N, z_stride, ahead);
-      if (tiles > 1) ahead.at += share;
     }
   }
 }

@@ -40,6 +40,15 @@ def test_few_rows_have_their_inputs_multiplied_ahead() -> None:
         assert next(iter(layer.plan(100, 32))).steps_ahead == 1
 
 
+def test_few_rows_of_a_scan_are_taken_some_steps_at_a_time() -> None:
+    with threads(1):
+        layer = rf.IndRNN(64, 64, seed=0)
+        few, many = (next(iter(layer.plan(100, batch))) for batch in (2, 32))
+        assert few.steps_ahead > 1
+        assert many.steps_ahead == 1
+        assert few.tile == many.tile
+
+
 def test_weights_beyond_every_cache_meet_x_of_some_steps_at_once() -> None:
     layer, x = rf.RNN(2900, 2900, seed=0), np.random.default_rng(0).standard_normal((4, 5, 2900), np.float32)
     for number in (1, 2):

@@ -31,7 +31,8 @@ class LayerPlan:
         split: what they share out: "rows" of the batch, "units" of the layer, or "none" where one thread has all.
         barrier: whether they wait for each other at every step.
         tile: rows × vectors of units whose sums are in registers at once.
-        steps_ahead: steps whose product with x is made before their recurrence; 1: beside it.
+        steps_ahead: steps whose product with x is made before their recurrence, or scanned together where no product
+            has an h in it; 1: one step after the other.
         weight_bytes: of the packed weights that pass by at every step.
         share: the part of the multiply-add peak that is expected, 0 to 1; an estimate that knows nothing of memory.
     """
