@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 import rnnfast as rf
 from rnnfast import _kernels
-from rnnfast.recurrent import _ZONEOUT, Recurrent
+from rnnfast.recurrent import Recurrent
+from rnnfast.stack import ZONEOUT
 
 from .results import DIFFERS, Figure, Topic, Work
 from .shapes import Shape
@@ -78,12 +79,12 @@ class Problem:
         layer, (T, B) = self.layer, self.x.shape[:2]
         masks: dict[str, Array] = {}
         if kind == "training" and layer.recurrent_dropout:
-            (masks["recurrent_scale"],) = layer._draw_scales(B, (0.0, layer.seed, 0)) or ()
+            (masks["recurrent_scale"],) = layer._stack.draw_scales(layer.recurrent_dropout, B, (0.0, layer.seed, 0))
         for k, probability in enumerate(layer._zoneouts):
             share = np.full((T, 1, 1), probability, np.float32)
             if kind == "training":
                 dropped = np.empty((T, B, layer.hidden_size), np.float32)
-                ones, stream = np.ones_like(dropped), _ZONEOUT + k
+                ones, stream = np.ones_like(dropped), ZONEOUT + k
                 _kernels.dropout(ones, dropped, probability, layer.seed, 0, stream, None, self.threads)
                 share = (dropped == 0).astype(np.float32)
             masks[f"zoneout_{layer._state_names[k]}"] = share

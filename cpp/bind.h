@@ -17,7 +17,13 @@ namespace rnnfast {
 
 namespace py = pybind11;
 
-template <class T> using Array = py::array_t<T, 0>;
+// pybind11's array, but for what it is before it is given a value: nothing, where pybind11 makes an empty array of
+// NumPy's for every argument of every call.
+template <class T> class Array : public py::array_t<T, 0> {
+ public:
+  using py::array_t<T, 0>::array_t;
+  Array() : py::array_t<T, 0>(py::handle(), py::object::stolen_t{}) {}
+};
 template <class T> using MaybeArray = std::optional<Array<T>>;
 
 // An argument that is bound as this takes exact arrays only: a conversion would be a hidden copy.
@@ -140,3 +146,5 @@ void bind_softmax_head(py::module_& m);
 void bind_reservoir(py::module_& m);
 
 }  // namespace rnnfast
+
+template <class T> struct pybind11::detail::handle_type_name<rnnfast::Array<T>> : handle_type_name<array_t<T, 0>> {};

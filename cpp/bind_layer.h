@@ -9,7 +9,7 @@
 
 namespace rnnfast {
 
-using MaybeResets = std::optional<py::array_t<bool, 0>>;
+using MaybeResets = MaybeArray<bool>;
 template <class T> using Arrays = std::vector<Array<T>>;
 template <class T> using MaybeArrays = std::optional<Arrays<T>>;
 
@@ -59,9 +59,9 @@ template <class T> class NamedArrays {
   }
   index rows(const char* name) const {
     const py::handle value = find(name);
-    if (!value) return 0;
-    const py::array array = py::array::ensure(value);
-    return array && array.ndim() > 0 ? array.shape(0) : 0;
+    if (!value || !py::isinstance<Array<T>>(value)) return 0;
+    const auto array = py::reinterpret_borrow<Array<T>>(value);
+    return array.ndim() > 0 ? array.shape(0) : 0;
   }
   Arrays<T> list(const char* name, int expected) {
     Arrays<T> all;

@@ -9,7 +9,7 @@ namespace rnnfast {
 namespace {
 
 using Integers = Array<std::int64_t>;
-using MaybeResets = std::optional<py::array_t<bool, 0>>;
+using MaybeResets = MaybeArray<bool>;
 template <class T> using ReadoutArrays = std::optional<std::tuple<Array<T>, Array<T>>>;  // weight, bias
 
 [[noreturn]] void reject_csr(const char* name, const std::string& expected, std::int64_t got, index place) {

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import rnnfast as rf
-from rnnfast import _kernels, recurrent, reference
+from rnnfast import _kernels, reference, stack
 from shapes import Shape
 
 Array = npt.NDArray[Any]
@@ -147,7 +147,7 @@ def make_problem(
         return random.standard_normal(sizes, np.float32)
 
     def states() -> tuple[Array, ...]:
-        return tuple(normal(*size) for size in layer._state_shapes(shape.batch))
+        return tuple(normal(*size) for size in layer._stack.state_shapes(shape.batch))
 
     def given_states() -> tuple[Array, ...]:
         if cell != "slstm":
@@ -198,12 +198,12 @@ def masks(problem: Problem) -> tuple[tuple[Array, ...], Array | None]:
             shares.append(np.full(width, p))
             continue
         streams = [j * len(probabilities) + k for j in range(scans)]
-        drawn = [draw(recurrent._ZONEOUT, n, problem.shape.steps, width, p) for n in streams]
+        drawn = [draw(stack.ZONEOUT, n, problem.shape.steps, width, p) for n in streams]
         shares.append((np.stack(drawn) == 0).astype(np.float64))
     scale = None
     if layer.recurrent_dropout and problem.training:
         width = problem.dstate[0].shape[-1]
-        drawn = [draw(recurrent._SCALES, j, 1, width, layer.recurrent_dropout)[0] for j in range(scans)]
+        drawn = [draw(stack.SCALES, j, 1, width, layer.recurrent_dropout)[0] for j in range(scans)]
         scale = np.stack(drawn)
     return tuple(shares), scale
 

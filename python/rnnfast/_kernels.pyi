@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 _T = TypeVar("_T", np.float32, np.float64)
 
 # Probabilities, one a state; whether masks are drawn; their key: seed, call, first stream.
-_Zoneout = tuple[list[float], bool, int, int, int]
+_Zoneout = tuple[Sequence[float], bool, int, int, int]
 
 isa: str
 isas_available: tuple[str, ...]  # built and executable here, best first
@@ -32,11 +33,11 @@ def forward(
     cell: str,
     x: NDArray[_T],
     weights: dict[str, Any],
-    initial: tuple[NDArray[_T], ...] | None,
+    initial: Sequence[NDArray[_T]] | None,
     y: NDArray[_T],
-    states: tuple[NDArray[_T], ...],
+    states: Sequence[NDArray[_T]],
     saved: NDArray[_T] | None,
-    final: tuple[NDArray[_T], ...],
+    final: Sequence[NDArray[_T]],
     lengths: NDArray[np.int64] | None,
     resets: NDArray[np.bool_] | None,
     reverse: bool,
@@ -51,15 +52,15 @@ def backward(
     cell: str,
     x: NDArray[_T],
     weights: dict[str, Any],
-    initial: tuple[NDArray[_T], ...] | None,
+    initial: Sequence[NDArray[_T]] | None,
     y: NDArray[_T],
-    states: tuple[NDArray[_T], ...],
+    states: Sequence[NDArray[_T]],
     saved: NDArray[_T] | None,
     dy: NDArray[_T] | None,
-    dfinal: tuple[NDArray[_T], ...] | None,
+    dfinal: Sequence[NDArray[_T]] | None,
     dx: NDArray[_T] | None,
     accumulate_dx: bool,
-    dinitial: tuple[NDArray[_T], ...],
+    dinitial: Sequence[NDArray[_T]],
     gradients: dict[str, Any],
     lengths: NDArray[np.int64] | None,
     resets: NDArray[np.bool_] | None,
@@ -68,7 +69,7 @@ def backward(
     begin: int = ...,
     resume: bool = ...,
     clip: float = ...,
-    over_time: tuple[NDArray[_T], ...] | None = ...,
+    over_time: Sequence[NDArray[_T]] | None = ...,
     heads: int = ...,
     zoneout: _Zoneout | None = ...,
     operand_scale: NDArray[_T] | None = ...,

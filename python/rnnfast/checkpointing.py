@@ -11,19 +11,16 @@ al., 2016, "Training deep nets with sublinear memory cost"; for recurrent networ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array
 from rnnfast.module import Arrays
-
-if TYPE_CHECKING:
-    from rnnfast.recording import Run, Watch
-    from rnnfast.recurrent import Recurrent
+from rnnfast.stack import Run, Stack, Watch
 
 __all__ = ["Checkpoint", "Checkpoints", "segment_steps"]
 
@@ -37,7 +34,7 @@ class Checkpoints:
     run: Run  # of the whole sequence, without its arrays over time
     x: Array  # (T, B, I)
     steps: int  # of a segment; the last may be shorter
-    states: list[tuple[Array, ...]]  # before each segment but the first, (L, B, H) each
+    states: list[Sequence[Array]]  # before each segment but the first, (L, B, H) each
 
     def segments(self) -> list[tuple[int, int]]:
         """First step and end of each; one that is empty where there are no steps."""
@@ -67,45 +64,54 @@ def segment_steps(checkpoint: Checkpoint, steps: int) -> int | None:
     return checks.size("checkpoint", checkpoint)
 
 
-def forward(layer: Recurrent, x: Array, y: Array, final: tuple[Array, ...], run: Run, steps: int) -> Checkpoints:
+def forward(
+    stack: Stack, params: Mapping[str, Array], x: Array, y: Array, final: Sequence[Array], run: Run, steps: int
+) -> Checkpoints:
     """Run a stack over all segments and keep the states between them."""
     record = Checkpoints(run, x, steps, [])
     segments = record.segments()
     for number, (begin, end) in enumerate(segments):
         last = number + 1 == len(segments)
-        after = final if last else layer._new_states(x.shape[1])
-        layer._forward_stack(x[begin:end], y[begin:end], after, record.piece(number, begin, end), record=False)
+        after = final if last else stack.new_states(x.shape[1])
+        stack.forward(params, x[begin:end], y[begin:end], after, record.piece(number, begin, end), record=False)
         if not last:
             record.states.append(after)
     return record
 
 
 def backward(
-    layer: Recurrent,
+    stack: Stack,
+    params: Mapping[str, Array],
+    grads: Mapping[str, Array],
     record: Checkpoints,
     dy: Array | None,
-    dstate: tuple[Array, ...] | None,
+    dfinal: Sequence[Array] | None,
     dx: Array | None,
-    dinitial: tuple[Array, ...],
-    grads: Mapping[str, Array],
+    dinitial: Sequence[Array],
+    *,
+    clip: float,
     watch: Watch | None,
 ) -> None:
-    """Run every segment again and back, last one first; what `Recurrent._backward_stack` does for a whole sequence."""
-    sums = Arrays(np.zeros(layer._count(), layer.dtype), layer._shapes)
+    """Run every segment again and back, last one first; what `Stack.backward` does for a whole sequence."""
+    sums = Arrays(
+        np.zeros(sum(array.size for array in grads.values()), stack.dtype),
+        {name: array.shape for name, array in grads.items()},
+    )
+    batch = record.x.shape[1]
 
     def segment(number: int, begin: int, end: int) -> None:
         """In a function of its own, so that what it has recorded is gone before the next one begins."""
         run = record.piece(number, begin, end)
-        y = layer._new_sequence(end - begin, record.x.shape[1], layer.output_size)
-        layer._forward_stack(record.x[begin:end], y, layer._new_states(record.x.shape[1]), run, record=True)
+        y = stack.new_sequence(end - begin, batch, stack.widths[0])
+        stack.forward(params, record.x[begin:end], y, stack.new_states(batch), run, record=True)
         dy_part = None if dy is None else dy[begin:end]
         dx_part = None if dx is None else dx[begin:end]
         # The gradient of a segment's first state is that of the last state of the one before.
-        layer._backward_stack(run, dy_part, dstate, dx_part, dinitial, sums, resume=True, watch=watch)
+        stack.backward(params, sums, run, dy_part, dfinal, dx_part, dinitial, clip=clip, resume=True, watch=watch)
 
     for number, (begin, end) in reversed(list(enumerate(record.segments()))):
         segment(number, begin, end)
-        dstate = tuple(array.copy() for array in dinitial)
+        dfinal = [array.copy() for array in dinitial]
     for name, total in sums.items():
         # grads −= −1 · total, by a kernel: subnormal numbers count as zero there, as in the pass in one piece.
         _kernels.sgd_step(grads[name].reshape(-1), total.reshape(-1), None, -1.0, 0.0, 1.0, math.inf, threads.resolve())

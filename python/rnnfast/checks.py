@@ -81,7 +81,7 @@ def empty(name: str, shape: tuple[int, ...], dtype: Float) -> Array:
     count = math.prod(shape) * dtype.itemsize
     if 0 < count < _SMALL:
         return np.empty(shape, dtype)
-    if math.prod(max(extent, 1) for extent in shape) > _LARGEST // dtype.itemsize:
+    if (count or math.prod([max(extent, 1) for extent in shape]) * dtype.itemsize) > _LARGEST:
         raise ValueError(f"{name}: an array of shape {show(shape)} and dtype {dtype} is too large to address")
     if count == 0:
         return np.empty(shape, dtype)
@@ -99,10 +99,8 @@ def shaped(name: str, array: Array, expected: Expected) -> None:
     if sizes[:1] == ("…",):
         sizes = sizes[1:]
         got = got[max(len(got) - len(sizes), 0) :]
-    matches = len(got) == len(sizes) and all(
-        isinstance(want, str) or want == have for want, have in zip(sizes, got, strict=True)
-    )
-    if not matches:
+    differ = [want for want, have in zip(sizes, got, strict=False) if want != have]
+    if len(got) != len(sizes) or any([not isinstance(want, str) for want in differ]):
         raise ValueError(f"{name}: expected {show(expected)}, got {show(array.shape)}")
 
 
@@ -137,8 +135,9 @@ def contiguous(array: Array) -> Array:
 
 def rows(array: Array) -> Array:
     """The array itself if its last axis is contiguous and it is aligned and native, else a C-contiguous copy."""
-    packed = array.shape[-1] == 1 or array.strides[-1] == array.itemsize or array.size == 0
-    whole = all(stride % array.itemsize == 0 for stride in array.strides)  # `aligned` ignores axes of size 1
+    item, strides = array.itemsize, array.strides
+    packed = strides[-1] == item or array.shape[-1] == 1 or array.size == 0
+    whole = not any([stride % item for stride in strides])  # `aligned` ignores axes of size 1
     if packed and whole and array.flags.aligned and array.dtype.isnative:
         return array
     return np.array(array, array.dtype.newbyteorder("="), order="C")
@@ -159,7 +158,7 @@ def block(name: str, value: Any, expected: Expected, dtype: Float) -> Array:
 
 
 def states(
-    what: str, value: Any, names: tuple[str, ...], shapes: tuple[tuple[int, ...], ...], dtype: Float
+    what: str, value: Any, names: Sequence[str], shapes: Sequence[tuple[int, ...]], dtype: Float
 ) -> tuple[Array, ...] | None:
     """The states of a layer, one C-contiguous array for each name; one alone stands without a tuple. None for None."""
     if value is None:

@@ -15,8 +15,8 @@ from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array
 from rnnfast.layers import RNN
 from rnnfast.module import Arrays, State, Tape
-from rnnfast.recording import Run, Watch
 from rnnfast.recurrent import Recurrent
+from rnnfast.stack import Run, Watch
 
 __all__ = ["GradientFlow", "gradient_flow", "vanishing_penalty"]
 
@@ -151,11 +151,11 @@ def vanishing_penalty(
 
     def watch(k: int, run: Run, gradients: tuple[Array, ...]) -> None:
         nonlocal total
-        number, direction = divmod(k, layer._directions)
-        name = f"weight_hh{layer._suffix(number, direction)}"
+        scan = layer._stack.scans[k]
+        name = scan.weights["weight_hh"]
         norm = _norm(gradients[0])
-        counted = _continues(run, norm.shape, direction == 1) & (norm != 0)
-        h = layer._half(run.outputs[number], direction)[counted]
+        counted = _continues(run, norm.shape, scan.reverse) & (norm != 0)
+        h = layer._stack.part(run.outputs[scan.layer], scan)[counted]
         unit = gradients[0][counted] / norm[counted][:, None]  # (steps and rows, H), each of norm 1
         passed = (unit * _slope(layer.nonlinearity, h)).astype(layer.dtype)[None]  # g φ′ / ‖g‖
         before = np.empty_like(passed)  # g J / ‖g‖

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from rnnfast import _kernels, checks, threads
-
-if TYPE_CHECKING:
-    from rnnfast.recurrent import Recurrent
+from rnnfast.stack import Scan, Stack
 
 __all__ = ["LayerPlan", "Plan", "plan"]
 
@@ -70,21 +68,19 @@ class Plan:
         return iter(self.layers)
 
 
-def plan(layer: Recurrent, steps: int, batch: int) -> Plan:
+def plan(stack: Stack, steps: int, batch: int) -> Plan:
     """See `Recurrent.plan`."""
     steps, batch = checks.size("T", steps), checks.size("B", batch)
-    return Plan(tuple(_of_layer(layer, k, steps, batch) for k in range(layer.num_layers)))
+    return Plan(tuple(_of_scan(stack, scans[0], steps, batch) for scans in stack.layers))
 
 
-def _of_layer(layer: Recurrent, k: int, steps: int, batch: int) -> LayerPlan:
-    cell, inputs, hidden = layer._cell_of(k), layer._inputs_of(k), layer.hidden_size
-    double = layer.dtype == np.float64
-    made = _kernels.plan(
-        cell, steps, batch, inputs, hidden, layer.output_size, layer.layer_norm, double, threads.resolve()
-    )
+def _of_scan(stack: Stack, scan: Scan, steps: int, batch: int) -> LayerPlan:
+    cell, inputs, hidden, output = scan.cell, scan.inputs, stack.hidden, stack.widths[0]
+    double = stack.dtype == np.float64
+    made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, double, threads.resolve())
     traits = _kernels.cells()[cell]
     vectors = -(-hidden // made["lanes"])
-    terms = inputs + (layer.output_size // layer.num_heads if traits["recurrent"] else 0)
+    terms = inputs + (output // stack.heads if traits["recurrent"] else 0)
     products = traits["gates"] * terms
     spent = vectors * (products * (1 + _TILE) + traits["gates"] * _GATE) + _ROW
     if made["barrier"]:
@@ -98,6 +94,6 @@ def _of_layer(layer: Recurrent, k: int, steps: int, batch: int) -> LayerPlan:
         made["barrier"],
         (made["tile_rows"], made["panel_width"]),
         made["steps_ahead"],
-        traits["gates"] * hidden * terms * (2 if layer.compute_dtype else layer.dtype.itemsize),
+        traits["gates"] * hidden * terms * (2 if stack.bfloat16 else stack.dtype.itemsize),
         share * idle,
     )

@@ -16,22 +16,19 @@ from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
 import numpy as np
 
-from rnnfast import _kernels, checkpointing, checks, init, planning, threads
+from rnnfast import _kernels, checkpointing, checks, init, planning
 from rnnfast.checkpointing import Checkpoint, Checkpoints
 from rnnfast.checks import Array
-from rnnfast.module import NO_MASKS, Arrays, Key, Masks, Module, State, Tape
+from rnnfast.module import Masks, Module, State, Tape
 from rnnfast.planning import Plan
-from rnnfast.recording import RecurrentTape, Run, Watch
+from rnnfast.recording import RecurrentTape
+from rnnfast.stack import MOST_LAYERS, Run, Scan, Stack, Watch
 from rnnfast.streaming import Stream
 
 __all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent"]
 
 _CELLS = _kernels.cells()
 NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # parameters of layer norm, (G·H,) each
-
-# Where the streams of random numbers of a layer and direction begin; the dropout between layers has those from 0 on.
-_ZONEOUT, _SCALES = 1 << 20, 1 << 21
-_MOST_LAYERS = 1 << 16  # whose streams, of every direction and state, find room between those two
 
 
 class CommonOptions(TypedDict, total=False):
@@ -153,7 +150,7 @@ class Recurrent(Module):
     ) -> None:
         self.input_size = checks.size("input_size", input_size)
         self.hidden_size = checks.size("hidden_size", hidden_size)
-        self.num_layers = checks.size("num_layers", num_layers, maximum=_MOST_LAYERS)
+        self.num_layers = checks.size("num_layers", num_layers, maximum=MOST_LAYERS)
         self.bias = checks.flag("bias", bias)
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
@@ -177,8 +174,15 @@ class Recurrent(Module):
             raise ValueError(f"compute_dtype: expected None with dtype {real}, got {compute_dtype!r}")
         self.compute_dtype = compute_dtype
         super().__init__(self._parameter_shapes(), real)
-        scans = ((layer, direction) for layer in range(self.num_layers) for direction in range(self._directions))
-        self._names = [self._names_of(self._suffix(*scan)) for scan in scans]
+        self._stack = Stack(
+            [[self._scan(layer, d) for d in range(self._directions)] for layer in range(self.num_layers)],
+            self._widths,
+            self.hidden_size,
+            real,
+            heads=self.num_heads,
+            layer_norm=self.layer_norm,
+            bfloat16=compute_dtype is not None,
+        )
         self._start_parameters()
 
     def _start_parameters(self) -> None:
@@ -243,9 +247,28 @@ class Recurrent(Module):
             for direction in range(self._directions):
                 for name, shape in self._cell_shapes(layer).items():
                     shapes[name + self._suffix(layer, direction)] = shape
-        for name, (scans, _, width) in zip(self._initial_names(), self._state_shapes(0), strict=False):
-            shapes[name] = (scans, width)
+        for name, width in zip(self._initial_names(), self._widths, strict=False):
+            shapes[name] = (self.num_layers * self._directions, width)
         return shapes
+
+    def _scan(self, layer: int, direction: int) -> Scan:
+        end = self._suffix(layer, direction)
+        of_units = [name + end for name in self._unit_weights]
+        names = {name: name + end for name in self._weight_names}
+        return Scan(
+            layer * self._directions + direction,
+            layer,
+            direction == 1,
+            self._cell_of(layer),
+            self._inputs_of(layer),
+            {name: full for name, full in names.items() if full in self._shapes and full not in of_units},
+            of_units,
+        )
+
+    @property
+    def _widths(self) -> list[int]:
+        """The features of each state."""
+        return [self.output_size] + [self.hidden_size] * (len(self._state_names) - 1)
 
     def _initial_names(self) -> tuple[str, ...]:
         """The parameters that stand for a state that isn't given; none where that is zeros."""
@@ -256,10 +279,6 @@ class Recurrent(Module):
         names = self._initial_names()
         return tuple(np.repeat(self.params[name][:, None], batch, axis=1) for name in names) if names else None
 
-    def _half(self, array: Array, direction: int) -> Array:
-        """The features of one direction: a view (T, B, ·) of (T, B, D·…)."""
-        return array[..., direction * self.output_size : (direction + 1) * self.output_size]
-
     def _check_states(
         self, what: str, value: State, batch: int, prefix: str = "", suffix: str = ""
     ) -> tuple[Array, ...] | None:
@@ -267,34 +286,15 @@ class Recurrent(Module):
         if value is None:
             return None
         names = tuple(f"{prefix}{name}{suffix}" for name in self._state_names)
-        return checks.states(what, value, names, self._state_shapes(batch), self.dtype)
-
-    def _new_states(self, batch: int) -> tuple[Array, ...]:
-        return tuple(checks.empty("state", shape, self.dtype) for shape in self._state_shapes(batch))
-
-    def _state_shapes(self, batch: int) -> tuple[tuple[int, int, int], ...]:
-        """(L·D, B, ·), one a state."""
-        scans, others = self.num_layers * self._directions, len(self._state_names) - 1
-        return (scans, batch, self.output_size), *[(scans, batch, self.hidden_size)] * others
+        return checks.states(what, value, names, self._stack.state_shapes(batch), self.dtype)
 
     def _state(self, arrays: tuple[Array, ...]) -> State:
         return arrays[0] if len(arrays) == 1 else arrays
-
-    def _new_sequence(self, steps: int, batch: int, width: int) -> Array:
-        return checks.empty("y", (steps, batch, width), self.dtype)
 
     def _new_output(self, steps: int, batch: int, width: int) -> tuple[Array, Array]:
         """A new array in the caller's layout, and its time-major view."""
         array = checks.empty("y", (batch, steps, width) if self.batch_first else (steps, batch, width), self.dtype)
         return array, checks.time_major(array, self.batch_first)
-
-    def _drop(self, x: Array, layer: int, run: Run) -> Array:
-        """The output of `layer`, or its gradient, with the call's mask applied."""
-        if run.masks is NO_MASKS or not self.dropout:
-            return x
-        dropped = self._new_sequence(*x.shape)
-        _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
-        return dropped
 
     def forward(
         self,
@@ -327,7 +327,7 @@ class Recurrent(Module):
             >>> len(layer.plan(100, 32).layers)
             2
         """
-        return planning.plan(self, steps, batch)
+        return planning.plan(self._stack, steps, batch)
 
     def stream(self, batch_size: int = 1) -> Stream:
         """The layer one step a call, with packed weights and a state of its own; see `Stream`.
@@ -354,63 +354,22 @@ class Recurrent(Module):
             initial,
             checks.lengths(lengths, steps, batch),
             checks.resets(resets, steps, batch, self.batch_first),
-            own_initial=state is None and self.train_initial_state,
+            state is None and self.train_initial_state,
+            self._zoneouts,
         )
-        random = (self.dropout and self.num_layers > 1) or self._zoneouts or self.recurrent_dropout
-        if record and self.training and random:
+        random = (self.dropout and self.num_layers > 1) or run.zoneouts or self.recurrent_dropout
+        if random and record and self.training:
             run.masks = self._masks.next_key(self.dropout)
-            run.scales = self._draw_scales(batch, run.masks)
-        final = self._new_states(batch)
+            if self.recurrent_dropout:
+                run.scales = self._stack.draw_scales(self.recurrent_dropout, batch, run.masks)
+        final = self._stack.new_states(batch)
         y, seq = self._new_output(steps, batch, self._directions * self.output_size)
         kept: Run | Checkpoints = run
         if segment is None:
-            self._forward_stack(x, seq, final, run, record)
+            self._stack.forward(self.params, x, seq, final, run, record)
         else:
-            kept = checkpointing.forward(self, x, seq, final, run, segment)
-        return y, self._state(final), RecurrentTape(self, kept, y) if record else None
-
-    def _forward_stack(self, x: Array, y: Array, final: tuple[Array, ...], run: Run, record: bool) -> None:
-        """Run the layers one after another; record them in `run`."""
-        for layer in range(self.num_layers - 1):
-            between = self._new_sequence(*y.shape)
-            self._forward_layer(layer, x, between, final, run, record)
-            x = self._drop(between, layer, run)
-        self._forward_layer(self.num_layers - 1, x, y, final, run, record)
-
-    def _forward_layer(self, layer: int, x: Array, y: Array, final: tuple[Array, ...], run: Run, record: bool) -> None:
-        """Run one layer in its directions; record it in `run`."""
-        steps, batch = x.shape[:2]
-        if record:
-            run.inputs.append(x)
-            run.outputs.append(y)
-        for direction in range(self._directions):
-            k = layer * self._directions + direction
-            states: tuple[Array, ...] = ()
-            saved = None
-            if record:
-                states = tuple(checks.empty("c", (steps, batch, self.hidden_size), self.dtype) for _ in final[1:])
-                options = bool(self.proj_size), bool(self._zoneouts), self.layer_norm
-                values = _kernels.saved_size(self._cell_of(layer), self.hidden_size, *options)
-                if values:
-                    saved = checks.empty("gates", (steps, batch, values), self.dtype)
-                run.states.append(states)
-                run.saved.append(saved)
-            _kernels.forward(
-                self._cell_of(layer),
-                x,
-                self._weights(self.params, layer, direction),
-                None if run.initial is None else tuple(array[k] for array in run.initial),
-                self._half(y, direction),
-                states,
-                saved,
-                tuple(array[k] for array in final),
-                run.lengths,
-                run.resets,
-                direction == 1,
-                threads.resolve(),
-                begin=run.begin,
-                **self._kernel_options(k, run),
-            )
+            kept = checkpointing.forward(self._stack, self.params, x, seq, final, run, segment)
+        return y, self._state(final), RecurrentTape(self, self._stack, kept, y) if record else None
 
     def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
         if not isinstance(value, tuple | list):
@@ -427,48 +386,6 @@ class Recurrent(Module):
         each = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * len(self._state_names)
         return list(each) if any(each) else []
 
-    def _draw_scales(self, batch: int, masks: Key) -> tuple[Array, ...] | None:
-        """What h is multiplied by before it meets weight_hh, in a whole sequence: 0 or 1 / (1 - p), (B, ·) by k."""
-        if not self.recurrent_dropout:
-            return None
-        scales = []
-        for k in range(self.num_layers * self._directions):
-            ones = np.ones((1, batch, self.output_size), self.dtype)
-            scale = np.empty_like(ones)
-            _, seed, call = masks
-            _kernels.dropout(ones, scale, self.recurrent_dropout, seed, call, _SCALES + k, None, threads.resolve())
-            scales.append(scale[0])
-        return tuple(scales)
-
-    def _kernel_options(self, k: int, run: Run) -> dict[str, Any]:
-        """What a layer and direction has beside weights and arrays."""
-        options: dict[str, Any] = {"heads": self.num_heads, "bfloat16": self.compute_dtype is not None}
-        if zoneouts := self._zoneouts:
-            _, seed, call = run.masks
-            options["zoneout"] = zoneouts, run.masks is not NO_MASKS, seed, call, _ZONEOUT + k * len(zoneouts)
-        if run.scales:
-            options["operand_scale"] = run.scales[k]
-        return options
-
-    def _weights(self, source: Mapping[str, Array], layer: int, direction: int) -> dict[str, Any]:
-        """What a layer and direction has, parameters or gradients, by the kernels' names."""
-        k = layer * self._directions + direction
-        found = source.groups.get(k) if isinstance(source, Arrays) else None
-        if found is None:
-            names, of_units = self._names[k]
-            found = {name: source[full] for name, full in names.items()}
-            blocks = [source[full].reshape(-1, self.hidden_size) for full in of_units]
-            found["unit_weights"] = tuple(unit for block in blocks for unit in block)
-            if isinstance(source, Arrays):
-                source.groups[k] = found
-        return found
-
-    def _names_of(self, end: str) -> tuple[dict[str, str], list[str]]:
-        """The kernels' names of what a layer and direction has -> the parameters'; and those of its unit weights."""
-        of_units = [name + end for name in self._unit_weights]
-        names = {name: name + end for name in self._weight_names}
-        return {name: full for name, full in names.items() if full in self._shapes and full not in of_units}, of_units
-
     def _check_dstate(self, tape: Tape[Any], dstate: State) -> tuple[Array, ...] | None:
         batch = tape.shape[0 if self.batch_first else 1]
         return self._check_states("dstate", dstate, batch, prefix="d")
@@ -484,87 +401,24 @@ class Recurrent(Module):
     ) -> tuple[Array | None, State]:
         record: Run | Checkpoints = tape.record
         batch, steps = tape.shape[:2] if self.batch_first else tape.shape[1::-1]
-        dinitial = self._new_states(batch)
+        dinitial = self._stack.new_states(batch)
         dseq = None if dy is None else checks.time_major(dy, self.batch_first)
         dx = dx_seq = None
         if need_dx:
             dx, dx_seq = self._new_output(steps, batch, self.input_size)
+        clip = math.inf if self.grad_clip is None else self.grad_clip
         if isinstance(record, Checkpoints):
-            checkpointing.backward(self, record, dseq, dstate, dx_seq, dinitial, grads, watch)
+            checkpointing.backward(
+                self._stack, self.params, grads, record, dseq, dstate, dx_seq, dinitial, clip=clip, watch=watch
+            )
             run = record.run
         else:
-            self._backward_stack(record, dseq, dstate, dx_seq, dinitial, grads, watch=watch)
             run = record
+            self._stack.backward(self.params, grads, run, dseq, dstate, dx_seq, dinitial, clip=clip, watch=watch)
         if run.own_initial:
             for name, gradient in zip(self._initial_names(), dinitial, strict=True):
                 grads[name][...] += gradient.sum(axis=1)
         return dx, self._state(dinitial)
-
-    def _backward_stack(
-        self,
-        run: Run,
-        dy: Array | None,
-        dstate: tuple[Array, ...] | None,
-        dx: Array | None,
-        dinitial: tuple[Array, ...],
-        grads: Mapping[str, Array],
-        *,
-        resume: bool = False,
-        watch: Watch | None = None,
-    ) -> None:
-        """Backpropagate through the layers, last one first."""
-        for layer in reversed(range(self.num_layers)):
-            x = run.inputs[layer]
-            to = self._new_sequence(*x.shape) if layer else dx
-            self._backward_layer(layer, run, dy, dstate, to, dinitial, grads, resume, watch)
-            if layer and to is not None:
-                dy = self._drop(to, layer - 1, run)
-
-    def _backward_layer(
-        self,
-        layer: int,
-        run: Run,
-        dy: Array | None,
-        dfinal: tuple[Array, ...] | None,
-        dx: Array | None,
-        dinitial: tuple[Array, ...],
-        grads: Mapping[str, Array],
-        resume: bool,
-        watch: Watch | None,
-    ) -> None:
-        """Backpropagate through one layer; its second direction adds into dx."""
-        for direction in range(self._directions):
-            k = layer * self._directions + direction
-            y = self._half(run.outputs[layer], direction)
-            over_time = None
-            if watch:
-                over_time = tuple(np.zeros((*y.shape[:2], a.shape[-1]), self.dtype) for a in dinitial)
-            _kernels.backward(
-                self._cell_of(layer),
-                run.inputs[layer],
-                self._weights(self.params, layer, direction),
-                None if run.initial is None else tuple(array[k] for array in run.initial),
-                y,
-                run.states[k],
-                run.saved[k],
-                None if dy is None else self._half(dy, direction),
-                None if dfinal is None else tuple(array[k] for array in dfinal),
-                dx,
-                direction == 1,
-                tuple(array[k] for array in dinitial),
-                self._weights(grads, layer, direction),
-                run.lengths,
-                run.resets,
-                direction == 1,
-                threads.resolve(),
-                begin=run.begin,
-                resume=resume,
-                clip=math.inf if self.grad_clip is None else self.grad_clip,
-                over_time=over_time,
-                **self._kernel_options(k, run),
-            )
-            if watch and over_time is not None:
-                watch(k, run, over_time)
 
 
 # `__new__`, which takes anything, would be asked instead.

@@ -49,21 +49,20 @@ class Stream:
             )
         batch = checks.size("batch_size", batch_size)
         self._initial = layer._initial_states(batch)
-        weights = [layer._weights(layer.params, k, 0) for k in range(layer.num_layers)]
-        zoneouts = layer._zoneouts
+        stack, zoneouts = layer._stack, layer._zoneouts
         self._native = _kernels.make_stream(
-            [layer._cell_of(k) for k in range(layer.num_layers)],
-            weights,
+            [scan.cell for scan in stack.scans],
+            [stack.weights(layer.params, scan) for scan in stack.scans],
             batch,
             threads.resolve(),
-            layer.num_heads,
+            stack.heads,
             (zoneouts, False, 0, 0, 0) if zoneouts else None,
-            layer.compute_dtype is not None,
+            stack.bfloat16,
             layer.flat_params,
         )
         self._names, self._dtype = layer._state_names, layer.dtype
-        self._shapes = layer._state_shapes(batch)
-        self._fresh = _kernels.cells()[layer._cell_of(0)]["initial"]
+        self._shapes = stack.state_shapes(batch)
+        self._fresh = _kernels.cells()[stack.scans[0].cell]["initial"]
         self.step = self._native.step
         if self._initial is not None:
             self.state = None

@@ -1,0 +1,273 @@
+"""A stack of layers through the kernels: forward, and back over what forward has recorded.
+
+`Stack` knows sizes and names, no parameters and no options' meaning; `Recurrent` makes one of its arguments and checks
+what it hands in. Everything here is time-major.
+
+Letters: T steps, B batch, H hidden, L layers, D = 1 or 2 directions; k = layer·D + direction counts the scans.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rnnfast import _kernels, checks, threads
+from rnnfast.checks import Array, Float
+from rnnfast.module import NO_MASKS, Arrays, Key
+
+__all__ = ["MOST_LAYERS", "SCALES", "ZONEOUT", "Run", "Scan", "Stack", "Watch"]
+
+# Where the streams of random numbers of a scan begin; the dropout between layers has those from 0 on.
+ZONEOUT, SCALES = 1 << 20, 1 << 21
+MOST_LAYERS = 1 << 16  # whose streams, of every direction and state, find room between those two
+
+_saved_size = functools.cache(_kernels.saved_size)
+
+
+@dataclass(slots=True)
+class Run:
+    """What a forward call of a stack keeps. All arrays are time-major views or arrays."""
+
+    initial: Sequence[Array] | None  # the states before the first step, (L·D, B, ·) each
+    lengths: Array | None  # of the whole sequences
+    resets: Array | None
+    own_initial: bool = False  # the initial states are the layer's parameters
+    zoneouts: Sequence[float] = ()  # the probability of each state; empty where none is kept
+    masks: Key = NO_MASKS  # of the call's random masks; none at inference
+    scales: list[Array] | None = None  # recurrent dropout: by k, what h is multiplied by, (B, ·)
+    begin: int = 0  # the first step, where the run has a segment of longer sequences
+    inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
+    outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
+    states: list[list[Array]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
+    saved: list[Array | None] = field(default_factory=list)  # by k, (T, B, ·): a step's values, the gates (G·H) first
+
+
+# Sees what backward finds on its way: k, the run and the whole gradient of each state at each step, (T, B, H) each and
+# zero past a row's length.
+Watch: TypeAlias = Callable[[int, Run, tuple[Array, ...]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One layer in one direction."""
+
+    k: int
+    layer: int
+    reverse: bool
+    cell: str  # its name in the kernels' registry
+    inputs: int  # the features of x
+    weights: Mapping[str, str]  # the kernels' names of what it has -> the parameters'
+    unit_weights: Sequence[str]  # parameters of one number a unit, or of several blocks of such
+
+
+class Stack:
+    """Layers of scans, and how they are run: first one first, and back.
+
+    `widths` are the features of each state, h first; `hidden` is H.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[Sequence[Scan]],
+        widths: Sequence[int],
+        hidden: int,
+        dtype: Float,
+        *,
+        heads: int,
+        layer_norm: bool,
+        bfloat16: bool,
+    ) -> None:
+        self.layers, self.scans = layers, [scan for scans in layers for scan in scans]
+        self.widths, self.hidden, self.dtype = widths, hidden, dtype
+        self.heads, self.layer_norm, self.bfloat16 = heads, layer_norm, bfloat16
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+    def state_shapes(self, batch: int) -> list[tuple[int, int, int]]:
+        """(L·D, B, ·), one a state."""
+        return [(len(self.scans), batch, width) for width in self.widths]
+
+    def new_states(self, batch: int) -> tuple[Array, ...]:
+        """One array for each state of all scans."""
+        return tuple([checks.empty("state", shape, self.dtype) for shape in self.state_shapes(batch)])
+
+    def new_sequence(self, steps: int, batch: int, width: int) -> Array:
+        """(T, B, width)."""
+        return checks.empty("y", (steps, batch, width), self.dtype)
+
+    def part(self, array: Array, scan: Scan) -> Array:
+        """The features of y that are a scan's h: a view."""
+        width, directions = self.widths[0], len(self.layers[0])
+        if directions == 1:
+            return array
+        begin = scan.k % directions * width
+        return array[..., begin : begin + width]
+
+    def weights(self, source: Mapping[str, Array], scan: Scan) -> dict[str, Any]:
+        """What a scan has of parameters or gradients, by the kernels' names."""
+        found = source.groups.get(scan.k) if isinstance(source, Arrays) else None
+        if found is None:
+            found = {name: source[full] for name, full in scan.weights.items()}
+            blocks = [source[full].reshape(-1, self.hidden) for full in scan.unit_weights]
+            found["unit_weights"] = tuple(unit for block in blocks for unit in block)
+            if isinstance(source, Arrays):
+                source.groups[scan.k] = found
+        return found
+
+    # ---- what is random ----------------------------------------------------------------------------------------------
+    def draw_scales(self, probability: float, batch: int, masks: Key) -> list[Array]:
+        """What h is multiplied by before it meets weight_hh, in a whole sequence: 0 or 1 / (1 - p), (B, ·) by k."""
+        ones = np.ones((1, batch, self.widths[0]), self.dtype)
+        scales = np.empty((len(self.scans), *ones.shape), self.dtype)
+        _, seed, call = masks
+        for scan, scale in zip(self.scans, scales, strict=True):
+            _kernels.dropout(ones, scale, probability, seed, call, SCALES + scan.k, None, threads.resolve())
+        return [scale[0] for scale in scales]
+
+    def _drop(self, x: Array, layer: int, run: Run) -> Array:
+        """The output of `layer`, or its gradient, with the call's mask applied."""
+        if not run.masks[0]:
+            return x
+        dropped = self.new_sequence(*x.shape)
+        _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
+        return dropped
+
+    def _options(self, scan: Scan, run: Run) -> tuple[Any, ...]:
+        """What a scan has beside weights and arrays: heads, zoneout, recurrent dropout, bfloat16."""
+        zoneout = None
+        if run.zoneouts:
+            _, seed, call = run.masks
+            zoneout = run.zoneouts, run.masks is not NO_MASKS, seed, call, ZONEOUT + scan.k * len(run.zoneouts)
+        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16
+
+    # ---- forward -----------------------------------------------------------------------------------------------------
+    def forward(
+        self, params: Mapping[str, Array], x: Array, y: Array, final: Sequence[Array], run: Run, record: bool
+    ) -> None:
+        """Run the layers one after another; record them in `run`."""
+        *below, last = self.layers
+        for scans in below:
+            between = self.new_sequence(*y.shape)
+            self._forward_layer(scans, params, x, between, final, run, record)
+            x = self._drop(between, scans[0].layer, run)
+        self._forward_layer(last, params, x, y, final, run, record)
+
+    def _forward_layer(
+        self,
+        scans: Sequence[Scan],
+        params: Mapping[str, Array],
+        x: Array,
+        y: Array,
+        final: Sequence[Array],
+        run: Run,
+        record: bool,
+    ) -> None:
+        steps, batch, _ = x.shape
+        if record:
+            run.inputs.append(x)
+            run.outputs.append(y)
+        for scan in scans:
+            states: list[Array] = []
+            saved = None
+            if record:
+                states = [checks.empty("c", (steps, batch, width), self.dtype) for width in self.widths[1:]]
+                projects = "weight_hr" in scan.weights
+                values = _saved_size(scan.cell, self.hidden, projects, bool(run.zoneouts), self.layer_norm)
+                if values:
+                    saved = checks.empty("gates", (steps, batch, values), self.dtype)
+                run.states.append(states)
+                run.saved.append(saved)
+            _kernels.forward(
+                scan.cell,
+                x,
+                self.weights(params, scan),
+                None if run.initial is None else [array[scan.k] for array in run.initial],
+                self.part(y, scan),
+                states,
+                saved,
+                [array[scan.k] for array in final],
+                run.lengths,
+                run.resets,
+                scan.reverse,
+                threads.resolve(),
+                run.begin,
+                *self._options(scan, run),
+            )
+
+    # ---- backward ----------------------------------------------------------------------------------------------------
+    def backward(
+        self,
+        params: Mapping[str, Array],
+        grads: Mapping[str, Array],
+        run: Run,
+        dy: Array | None,
+        dfinal: Sequence[Array] | None,
+        dx: Array | None,
+        dinitial: Sequence[Array],
+        *,
+        clip: float = math.inf,
+        resume: bool = False,
+        watch: Watch | None = None,
+    ) -> None:
+        """Backpropagate through the layers, last one first.
+
+        `grads` are added to; `dx`, if it is wanted, and `dinitial` are written. `clip` bounds each element of ∂L/∂h at
+        each step. With `resume`, `grads` hold sums that go on, of a run that follows in time.
+        """
+        for scans in reversed(self.layers):
+            layer = scans[0].layer
+            to = self.new_sequence(*run.inputs[layer].shape) if layer else dx
+            for scan in scans:
+                self._backward_scan(scan, params, grads, run, dy, dfinal, to, dinitial, clip, resume, watch)
+            if layer and to is not None:
+                dy = self._drop(to, layer - 1, run)
+
+    def _backward_scan(
+        self,
+        scan: Scan,
+        params: Mapping[str, Array],
+        grads: Mapping[str, Array],
+        run: Run,
+        dy: Array | None,
+        dfinal: Sequence[Array] | None,
+        dx: Array | None,
+        dinitial: Sequence[Array],
+        clip: float,
+        resume: bool,
+        watch: Watch | None,
+    ) -> None:
+        """Backpropagate through one layer in one direction; the second adds into dx."""
+        k, y = scan.k, self.part(run.outputs[scan.layer], scan)
+        over_time = None
+        if watch:
+            over_time = tuple([np.zeros((*y.shape[:2], width), self.dtype) for width in self.widths])
+        _kernels.backward(
+            scan.cell,
+            run.inputs[scan.layer],
+            self.weights(params, scan),
+            None if run.initial is None else [array[k] for array in run.initial],
+            y,
+            run.states[k],
+            run.saved[k],
+            None if dy is None else self.part(dy, scan),
+            None if dfinal is None else [array[k] for array in dfinal],
+            dx,
+            scan.reverse,
+            [array[k] for array in dinitial],
+            self.weights(grads, scan),
+            run.lengths,
+            run.resets,
+            scan.reverse,
+            threads.resolve(),
+            run.begin,
+            resume,
+            clip,
+            over_time,
+            *self._options(scan, run),
+        )
+        if watch and over_time is not None:
+            watch(k, run, over_time)
