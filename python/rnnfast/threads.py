@@ -26,7 +26,15 @@ _OPENMP = _kernels.openmp()
 MOST = 4096  # OpenMP's run time keeps a record of each thread of a team on the caller's stack, and dies where that ends
 
 _chosen: int | None = None  # by set_num_threads
-_here = threading.local()  # alone: whether kernels called by this thread of Python get one thread
+
+
+class _Here(threading.local):
+    """What is so in this thread of Python."""
+
+    alone = False  # whether kernels that it calls get one thread
+
+
+_here = _Here()
 
 # The OpenMP run time keeps its threads between calls. A forked child inherits its belief in them but not the threads,
 # and would wait for them forever. torch's run time is the same one where both are loaded.
@@ -65,7 +73,7 @@ def resolve(num_threads: SupportsIndex | None = None) -> int:
     threads or had loaded torch (which one RuntimeWarning tells); and inside of `alone`.
     """
     global _team_made, _warning_due
-    if num_threads is None and getattr(_here, "alone", False):
+    if num_threads is None and _here.alone:
         return 1
     wanted = (_chosen or _default()) if num_threads is None else _positive(num_threads)
     if wanted == 1 or not _OPENMP:
@@ -87,7 +95,7 @@ def resolve(num_threads: SupportsIndex | None = None) -> int:
 @contextmanager
 def alone() -> Iterator[None]:
     """Kernels that this thread of Python calls get one thread each, since others call theirs at the same time."""
-    before = getattr(_here, "alone", False)
+    before = _here.alone
     _here.alone = True
     try:
         yield
