@@ -334,7 +334,12 @@ class Recurrent(Module):
 
         ValueError if the layer is bidirectional.
         """
-        return Stream(self, batch_size)
+        if self.bidirectional:
+            raise ValueError(
+                "bidirectional: expected False for a stream, got True: the second direction starts at the end"
+            )
+        batch = checks.size("batch_size", batch_size)
+        return Stream(self._stack, self.params, self._state_names, batch, self._initial_states(batch), self._zoneouts)
 
     def _forward(
         self, x: Any, state: State, lengths: Any, resets: Any, record: bool, checkpoint: Checkpoint = None

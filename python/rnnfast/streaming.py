@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array
 from rnnfast.module import State
-
-if TYPE_CHECKING:
-    from rnnfast.recurrent import Recurrent
+from rnnfast.stack import Stack
 
 __all__ = ["Stream"]
 
@@ -42,29 +40,31 @@ class Stream:
 
     step: Callable[[Any], Array]
 
-    def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
-        if layer.bidirectional:
-            raise ValueError(
-                "bidirectional: expected False for a stream, got True: the second direction starts at the end"
-            )
-        batch = checks.size("batch_size", batch_size)
-        self._initial = layer._initial_states(batch)
-        stack, zoneouts = layer._stack, layer._zoneouts
+    def __init__(
+        self,
+        stack: Stack,
+        params: Mapping[str, Array],
+        names: Sequence[str],
+        batch_size: int,
+        initial: Sequence[Array] | None,
+        zoneouts: Sequence[float],
+    ) -> None:
+        """Of a stack in one direction; `names` of its states, `initial` those of a stream that is given none."""
         self._native = _kernels.make_stream(
             [scan.cell for scan in stack.scans],
-            [stack.weights(layer.params, scan) for scan in stack.scans],
-            batch,
+            [stack.weights(params, scan) for scan in stack.scans],
+            batch_size,
             threads.resolve(),
             stack.heads,
             (zoneouts, False, 0, 0, 0) if zoneouts else None,
             stack.bfloat16,
-            layer.flat_params,
+            np.empty(0, stack.dtype),
         )
-        self._names, self._dtype = layer._state_names, layer.dtype
-        self._shapes = stack.state_shapes(batch)
+        self._names, self._dtype, self._initial = names, stack.dtype, initial
+        self._shapes = stack.state_shapes(batch_size)
         self._fresh = _kernels.cells()[stack.scans[0].cell]["initial"]
         self.step = self._native.step
-        if self._initial is not None:
+        if initial is not None:
             self.state = None
 
     @property
