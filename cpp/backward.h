@@ -25,7 +25,7 @@ template <class T, class E> class Backward {
  public:
   Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
       : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(rows_a_chunk + batch_, batch_, numbers), together_(plan_.scans && !layer.timeline.has_resets()),
+        chunk_(rows_a_chunk + batch_, batch_, numbers), scans_(plan_.scans && !layer.timeline.has_resets()),
         step_(layer.timeline.steps()) {
     const std::vector<Stage<T>> stages = layer.stages();
     const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
@@ -62,7 +62,7 @@ template <class T, class E> class Backward {
   static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
 
   struct Worker {
-    explicit Worker(const Backward& b) : Worker(b, std::max(b.batch_, b.together_ ? rows_of_scan : 0)) {}
+    explicit Worker(const Backward& b) : Worker(b, std::max(b.batch_, rows_together)) {}
     Worker(const Backward& b, index most_rows)
         : rows(most_rows, b.layer_.cell.states), at({most_rows}), order({most_rows}), dz({b.batch_}),
           operands({most_rows + 1}) {
@@ -74,6 +74,7 @@ template <class T, class E> class Backward {
       for (int k = 0; k < b.layer_.cell.states; k++)
         if (b.adjoints_.over_time[k]) whole[k] = Buffer<T*>({most_rows});
       if (b.adjoints_.dy) dy = Buffer<const T*>({most_rows});
+      if (b.layer_.operand_scale) scale = Buffer<const T*>({most_rows});
       if (b.doutput_.size()) doutput = Buffer<T*>({most_rows});
       dx_rows = Buffer<T*>({b.chunk_.most_rows()}), dz_rows = Buffer<index>({b.chunk_.most_rows()});
     }
@@ -83,15 +84,20 @@ template <class T, class E> class Backward {
     Buffer<const T*> operands;
     std::array<Buffer<T*>, most_states + most_carried> dstate;
     std::array<Buffer<T*>, most_states> whole;
-    Buffer<const T*> dy;
+    Buffer<const T*> dy, scale;
     Buffer<T*> doutput, dx_rows;
     Buffer<index> dz_rows;
     Buffer<T> dh, dx;
   };
 
-  // A thread's rows at a step, and those of them that had a step after it; or those of several steps together.
+  // A thread's rows at a step, from `first` of the batch on, their places in the worker's lists, and how many of them
+  // had a step after it; or those of several steps of a scan.
   struct Now {
-    index s, first, rows, running;
+    index s, first;
+    Range places;
+    index running;
+
+    index rows() const { return places.end - places.begin; }
   };
 
   index padded(int k) const { return ceil_div(k < layer_.cell.states ? layer_.width(k) : layer_.hidden(), N) * N; }
@@ -130,16 +136,23 @@ template <class T, class E> class Backward {
   void run_chunk(Worker& worker, int thread, int count, Signals& signals) {
     const Range rows =
         plan_.by_rows ? layer_.timeline.share_rows(thread, count, begin_, step_, numbers) : Range{0, batch_};
-    Range pointed{0, 0};
+    const auto live = [&](index s) {
+      return std::max<index>(std::min(rows.end, layer_.timeline.live(s)) - rows.begin, 0);
+    };
+    Range places{0, 0};
     for (index s = step_; s > begin_;) {
-      // The steps of a scan come one after the other as rows, and each finds the gradients that the one after has left.
-      index at = 0;
+      // Steps of few rows come one after the other. Their operands are packed together; and those of a scan are one
+      // step, whose rows find the gradients that the rows before them have left.
+      index running = s < layer_.timeline.steps() ? live(s) : 0, end = 0;
       do {
-        const Range of_batch{rows.begin, std::max(rows.begin, std::min(rows.end, layer_.timeline.live(--s)))};
-        pointed = point(worker, s, of_batch, pointed, at);
-        at = pointed.end;
-      } while (together_ && s > begin_ && at + layer_.timeline.live(s - 1) <= rows_of_scan);
-      step(worker, s, rows.begin, at, thread, count, signals);
+        s--;
+        places = point(worker, s, {rows.begin, rows.begin + live(s)}, places, end);
+        end = places.end;
+        if (!scans_) step(worker, {s, rows.begin, places, running}, thread, count, signals);
+        running = places.end - places.begin;
+      } while (s > begin_ && end + live(s - 1) <= rows_together);
+      if (scans_) step(worker, {s, rows.begin, {0, end}, 0}, thread, count, signals);
+      pack(worker, end, thread, count, signals);
     }
     barrier_.wait(count);
     const bool begins = step_ == layer_.timeline.steps() && !adjoints_.resume;
@@ -164,6 +177,7 @@ template <class T, class E> class Backward {
       if (moved) point_to_dstates(worker, r, i);
       const index t = timeline.time(s, r), b = timeline.batch_row(r);
       if (adjoints_.dy) worker.dy[i] = adjoints_.dy.at(t, b);
+      if (layer_.operand_scale) worker.scale[i] = layer_.operand_scale + b * layer_.weights.output;
       for (int k = 0; k < layer_.cell.states; k++)
         if (adjoints_.over_time[k]) worker.whole[k][i] = adjoints_.over_time[k].at(t, b);
     }
@@ -175,29 +189,29 @@ template <class T, class E> class Backward {
     if (doutput_.size()) worker.doutput[i] = doutput_.get() + r * layer_.vectors() * N;
   }
 
-  void step(Worker& worker, index s, index first, index rows, int thread, int count, Signals& signals) {
-    const Timeline& timeline = layer_.timeline;
-    const index running =
-        s + 1 < timeline.steps() && !together_ ? std::clamp<index>(timeline.live(s + 1) - first, 0, rows) : 0;
-    const Now now{s, first, rows, running};
+  void step(Worker& worker, const Now& now, int thread, int count, Signals& signals) {
     for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
       const bool last = p + 1 == static_cast<index>(stages_.size());
-      BackwardStage<T, E>& stage = stages_[p];
       const BackwardStage<T, E>& reader = last ? reads_h() : stages_[p + 1];
       const Range blocks =
           plan_.by_rows ? reader.to_operand.all_blocks() : share(reader.to_operand.blocks(), thread, count);
       if (last) {
         point_to_dz_after(worker, now);
       } else {
-        for (index i = 0; i < rows; i++) worker.dz[i] = reader.product_row(worker.at[i]);
+        for (index i = 0; i < now.rows(); i++) worker.dz[i] = reader.product_row(worker.at[now.places.begin + i]);
       }
-      run_stage(worker, now, stage, reader, last, blocks, signals);
-      const Range own = plan_.by_rows ? Range{0, rows} : share_of_rows(worker, rows, thread, count);
-      if (!together_) stage.scale_operands(layer_, chunk_, s, {first + own.begin, first + own.end});
-      stage.pack_operands(layer_, worker.rows, chunk_, {worker.at.get(), worker.order.get()}, own,
-                          worker.operands.get(), signals);
+      run_stage(worker, now, stages_[p], reader, last, blocks, signals);
       if (plan_.waits) barrier_.wait(count);
     }
+  }
+
+  // The operands of the first `rows` rows, for the products over the chunk.
+  void pack(Worker& worker, index rows, int thread, int count, Signals& signals) {
+    const Range own = plan_.by_rows ? Range{0, rows} : share_of_rows(worker, rows, thread, count);
+    const T* const* scale = worker.scale.size() ? worker.scale.get() : nullptr;
+    for (BackwardStage<T, E>& stage : stages_)
+      stage.pack_operands(layer_, worker.rows, scale, chunk_, {worker.at.get(), worker.order.get()}, own,
+                          worker.operands.get(), signals);
   }
   // A thread's part of them, begun where an element of products over rows begins.
   Range share_of_rows(const Worker& worker, index rows, int thread, int count) const {
@@ -222,9 +236,9 @@ template <class T, class E> class Backward {
                  bool last, Range blocks, Signals& signals) {
     const PackedColumns<E>& to_operand = reader.to_operand;
     const index stride = to_operand.columns_of(blocks) * N;
-    const index with_dz = last ? now.running : now.rows;
-    for (index i = 0; i < now.rows;) {
-      const index rows = even_part(now.rows - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
+    const index with_dz = last ? now.running : now.rows();
+    for (index i = 0; i < now.rows();) {
+      const index rows = even_part(now.rows() - i, rows_in_cache), made = std::clamp<index>(with_dz - i, 0, rows);
       if (signals.stop(work_of_equations * static_cast<double>(rows * stride))) return;
       T* dh = reader.reads_operand() ? worker.dh.get() : nullptr;
       if (dh) {
@@ -235,8 +249,9 @@ template <class T, class E> class Backward {
       const Range vectors{to_operand.column_of(blocks.begin), to_operand.column_of(blocks.end)};
       if (last) forget_reset(now, i, rows, vectors, 0, 1);
       if (stage.what.ends_cell) forget_reset(now, i, rows, vectors, 1, layer_.cell.states);
-      run_block(worker, now, stage, vectors, i, rows, dh, stride);
-      stage.finish_rows(layer_, worker.rows.values() + i, worker.at.get() + i, rows, vectors);
+      const index place = now.places.begin + i;
+      run_block(worker, stage, vectors, place, rows, dh, stride);
+      stage.finish_rows(layer_, worker.rows.values() + place, worker.at.get() + place, rows, vectors);
       i += rows;
     }
   }
@@ -262,8 +277,9 @@ template <class T, class E> class Backward {
                     T(0));
   }
 
-  void run_block(Worker& worker, const Now& now, const BackwardStage<T, E>& stage, Range vectors, index i, index rows,
-                 const T* dh, index stride) {
+  // `rows` rows from place i on.
+  void run_block(Worker& worker, const BackwardStage<T, E>& stage, Range vectors, index i, index rows, const T* dh,
+                 index stride) {
     BackwardBlock<T> block{};
     block.rows = rows, block.vectors = vectors.end - vectors.begin;
     block.unit = vectors.begin * N, block.hidden = stage.what.units;
@@ -376,7 +392,7 @@ template <class T, class E> class Backward {
   Plan plan_;
   index batch_;
   ChunkRows chunk_;
-  bool together_;  // the steps of a chunk, as so many rows
+  bool scans_;  // several steps are one
   std::vector<BackwardStage<T, E>> stages_;
   std::array<Buffer<T>, most_states + most_carried> dstate_;
   Buffer<T> doutput_;           // where a cell that is projected leaves what it says of h

@@ -156,11 +156,14 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- the rows of a chunk -----------------------------------------------------------------------------------------
-  // Some rows of `now`, which have these places in the chunk, as operands of the products over it. `pointers`: room for
-  // one more of them than rows.
-  void pack_operands(const Layer<T>& layer, const StepRows<T>& now, const ChunkRows& chunk, const ChunkPlaces& at,
-                     Range rows, const T** pointers, Signals& signals) {
+  // Some rows of `now`, which have these places in the chunk, as operands of the products over it. `scale`: recurrent
+  // dropout's factors of each, or null; `pointers`: room for one more of them than rows.
+  void pack_operands(const Layer<T>& layer, const StepRows<T>& now, const T* const* scale, const ChunkRows& chunk,
+                     const ChunkPlaces& at, Range rows, const T** pointers, Signals& signals) {
     const index hidden = layer.layout.hidden;
+    const auto operand = [&](index i) -> const T* {
+      return what.operand == none ? now.before(0)[i] : now.values()[i] + what.operand * hidden;
+    };
     const auto pack = [&](WeightGradient<E>& gradient, auto row) {
       for (index begin = rows.begin, end; begin < rows.end; begin = end) {
         end = run_end(at.order, begin, rows.end);
@@ -171,12 +174,12 @@ template <class T, class E> class BackwardStage {
       }
     };
     if (!input_feed_.gates.empty()) pack(dinput_, [&](index i) { return now.x()[i]; });
-    if (reads_operand())
-      pack(drecurrent_, [&](index i) -> const T* {
-        return scaled_.size()         ? scaled_row(at.row[i])
-               : what.operand == none ? now.before(0)[i]
-                                      : now.values()[i] + what.operand * hidden;
-      });
+    if (scaled_.size()) {
+      for (index i = rows.begin; i < rows.end; i++) scale_row(operand(i), scale[i], scaled_row(at.row[i]));
+      pack(drecurrent_, [&](index i) { return scaled_row(at.row[i]); });
+    } else if (reads_operand()) {
+      pack(drecurrent_, operand);
+    }
     for (index i = rows.begin; i < rows.end; i++) {
       const index q = at.row[i] - chunk.first();
       const T* values = now.values()[i];
@@ -216,18 +219,6 @@ template <class T, class E> class BackwardStage {
           to_elements<E>(from.get() + (v * capacity_ + rows[begin]) * sums_ * N, (end - begin) * sums_ * N,
                          elements_.get() + (v * capacity_ + rows[begin]) * sums_ * N / numbers);
       }
-    }
-  }
-
-  // Recurrent dropout: the operands of some rows of a step as the product read them.
-  void scale_operands(const Layer<T>& layer, const ChunkRows& chunk, index s, Range rows) const {
-    if (!scaled_.size()) return;
-    const index width = layer.weights.output;
-    for (index r = rows.begin; r < rows.end; r++) {
-      const T* from = operand_row(layer, s, r);
-      const T* scale = layer.operand_scale + layer.timeline.batch_row(r) * width;
-      T* to = scaled_row(chunk.row_of(s, r));
-      for (index k = 0; k < width; k++) to[k] = from[k] * scale[k];
     }
   }
 
@@ -303,8 +294,9 @@ template <class T, class E> class BackwardStage {
   const T* dz_at(index v, index row) const { return dz_.get() + (v * capacity_ + row) * what.accumulators() * N; }
   T* scaled_row(index row) const { return scaled_.get() + row * what.recurrent.columns * what.recurrent.groups; }
 
-  const T* operand_row(const Layer<T>& layer, index s, index r) const {
-    return what.operand == none ? layer.before(0, s, r) : layer.saved_at(s, r) + what.operand * layer.layout.hidden;
+  // Recurrent dropout: the operand as the product read it.
+  void scale_row(const T* from, const T* scale, T* to) const {
+    for (index k = 0; k < what.recurrent.columns * what.recurrent.groups; k++) to[k] = from[k] * scale[k];
   }
 
   // The accumulator that a part of a gate goes into.

@@ -13,7 +13,7 @@ template <class T, class E> class Forward {
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
         rows_(std::max(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1),
-                       plan_.scans ? rows_of_scan : 0)) {
+                       plan_.scans ? rows_together : 0)) {
     if (!layer.saved && layer.needs_values())
       values_ = Buffer<T>({plan_.scans ? plan_.threads * rows_ : layer.timeline.batch(), layer.layout.size()});
     for (int k = 1; k < layer.cell.states && !layer.keeps_states; k++) {

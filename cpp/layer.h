@@ -236,8 +236,8 @@ template <class T> class StepRows {
       if (layer.saved) values_[i] = layer.saved_at(s, r);
     }
   }
-  // The step after that of the `rows` rows from `from` on, which were not reset, takes the places from `to` on: the
-  // same, or none of theirs.
+  // The step after that of the `rows` rows from `from` on, which were not reset, takes the places from `to` on: before
+  // `from`, the same, or after the last of them.
   void advance(const Layer<T>& layer, index rows, index from, index to) {
     const index way = -layer.timeline.time_before();
     for (index i = 0; i < rows; i++) x_[to + i] = x_[from + i] + way * layer.x.step_stride;

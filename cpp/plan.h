@@ -52,8 +52,9 @@ constexpr double weights_in_memory = 32 << 20;
 // Rows whose products are made together, and bytes of pre-activations that are kept between product and cell: a part
 // of the level-2 cache. More units a block mean whole cache lines written and fewer changes between weights.
 constexpr index rows_in_cache = 48, bytes_in_cache = 128 * 1024;
-// Rows of a scan that are taken together, of several steps: what they make stays in a level-1 cache.
-constexpr index rows_of_scan = 24;
+// Rows of several steps that are taken together, where steps have few: what a scan makes of them stays in a level-1
+// cache.
+constexpr index rows_together = 24;
 
 inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }
 
@@ -83,7 +84,7 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   plan.scans = !layer.recurrent();
   if (plan.scans)
     plan.steps_ahead =
-        std::clamp<index>(rows_of_scan / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));
+        std::clamp<index>(rows_together / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));
   plan.width = panel_width(plan.scans ? plan.rows * plan.steps_ahead : plan.rows);
   const bool from_memory = streams && weight_bytes > weights_in_memory;
   if (!plan.scans && (plan.rows < rows_worth_splitting || from_memory) && !layer.weights.norms) {
