@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -11,6 +12,14 @@ from rnnfast import _kernels
 # No deadline: a busy machine is no failure. On CI the examples are the same in every run.
 hypothesis.settings.register_profile("rnnfast", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("rnnfast")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = rnnfast.get_num_threads()
+    rnnfast.set_num_threads(1)
+    yield
+    rnnfast.set_num_threads(before)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
