@@ -244,7 +244,7 @@ template <class T, class E> class Backward {
       if (dh) {
         to_operand.multiply_into(worker.dz.get() + i, made, reader.product_jump(), blocks, false, dh, stride, signals);
         std::fill_n(dh + made * stride, (rows - made) * stride, T(0));
-        if (layer_.operand_scale && reader.what.scaled) scale_dh(now, i, made, to_operand, blocks, dh, stride);
+        if (layer_.operand_scale && reader.what.scaled) scale_dh(now.first + i, made, to_operand, blocks, dh, stride);
       }
       const Range vectors{to_operand.column_of(blocks.begin), to_operand.column_of(blocks.end)};
       if (last) forget_reset(now, i, rows, vectors, 0, 1);
@@ -256,13 +256,11 @@ template <class T, class E> class Backward {
     }
   }
 
-  // Recurrent dropout: the operand was scale ∘ h.
-  void scale_dh(const Now& now, index i, index rows, const PackedColumns<E>& to_operand, Range blocks, T* dh,
-                index stride) const {
+  // Recurrent dropout: the operand of rows [first, first + rows) was scale ∘ h.
+  void scale_dh(index first, index rows, const PackedColumns<E>& to_operand, Range blocks, T* dh, index stride) const {
     const index unit = to_operand.column_of(blocks.begin) * N, count = std::min(stride, layer_.weights.output - unit);
     for (index q = 0; q < rows; q++) {
-      const T* scale =
-          layer_.operand_scale + layer_.timeline.batch_row(now.first + i + q) * layer_.weights.output + unit;
+      const T* scale = layer_.operand_scale + layer_.timeline.batch_row(first + q) * layer_.weights.output + unit;
       for (index k = 0; k < count; k++) dh[q * stride + k] *= scale[k];
     }
   }
@@ -372,7 +370,7 @@ template <class T, class E> class Backward {
       for (index i = 0; i < n; i++) worker.dz[i] = reads_h().product_row(chunk_.next_after() + first + i);
       to_operand.multiply_into(worker.dz.get(), n, reads_h().product_jump(), to_operand.all_blocks(), false, dh, stride,
                                signals);
-      if (layer_.operand_scale) scale_dh({0, first, n, n}, 0, n, to_operand, to_operand.all_blocks(), dh, stride);
+      if (layer_.operand_scale) scale_dh(first, n, to_operand, to_operand.all_blocks(), dh, stride);
       for (index i = 0; i < n; i++) {
         if (!starts_as_given(first + i)) continue;
         T* to = adjoints_.dinitial[0] + timeline.batch_row(first + i) * layer_.width(0);

@@ -13,9 +13,10 @@ template <class T, class E> class Forward {
   Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
       : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
         rows_(std::max(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1),
-                       plan_.scans ? rows_together : 0)) {
+                       plan_.scans && plan_.steps_ahead > 1 ? rows_together : 0)) {
     if (!layer.saved && layer.needs_values())
-      values_ = Buffer<T>({plan_.scans ? plan_.threads * rows_ : layer.timeline.batch(), layer.layout.size()});
+      values_ =
+          Buffer<T>({plan_.by_rows ? first_values(layer.timeline.batch(), plan_.threads) : rows_, layer.layout.size()});
     for (int k = 1; k < layer.cell.states && !layer.keeps_states; k++) {
       const index stride =
           ceil_div(layer.hidden() * index{sizeof(T)}, index{cache_line}) * index{cache_line / sizeof(T)};
@@ -46,6 +47,9 @@ template <class T, class E> class Forward {
     std::vector<Buffer<T>> ahead;  // of each stage: z of a chunk of steps
   };
 
+  // Where rows are split: the first row of values of a thread that begins at row `first`. Steps that are taken together
+  // have up to rows_together of them.
+  index first_values(index first, int thread) const { return first + (plan_.scans ? thread * rows_together : 0); }
   bool is_ahead() const { return plan_.steps_ahead > 1 && !plan_.scans; }
   index chunk_rows() const { return rows_ * plan_.steps_ahead; }
 
@@ -68,9 +72,10 @@ template <class T, class E> class Forward {
     if (worker.desk.scale.size())
       for (index r = first; r < last_row; r++)
         worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
-    if (!layer_.saved) {
-      const index values = (plan_.scans ? crew.thread * rows_ : first) * layer_.layout.size();
-      worker.desk.rows.use_values(values_.size() ? values_.get() + values : nullptr, layer_.layout.size());
+    if (values_.size()) {
+      const index begin = plan_.by_rows ? first_values(first, crew.thread) : 0, size = layer_.layout.size();
+      const index most = std::max(last_row - first, plan_.scans ? std::min(rows_, rows_together) : 0);
+      worker.desk.rows.use_values(values_.get() + begin * size, size, most);
     }
     Range pointed{0, 0};
     for (index s = 0; s < end;) {
@@ -85,7 +90,7 @@ template <class T, class E> class Forward {
           pointed = point(worker, s, {first, std::max(first, std::min(last_row, timeline.live(s)))}, pointed, rows);
           if (packed_.has_shares()) draw_shares(worker, s, first, pointed, crew);
           rows = pointed.end, s++;
-        } while (plan_.scans && s < stop && rows + std::min(last_row, timeline.live(s)) - first <= rows_);
+        } while (plan_.scans && s < stop && rows + std::min(last_row, timeline.live(s)) - first <= rows_together);
         packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
                      [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
         row += rows;
@@ -157,7 +162,7 @@ template <class T, class E> class Forward {
   PackedLayer<T, E> packed_;
   index rows_;
   std::vector<Worker> workers_;
-  Buffer<T> values_;                            // of a step that keeps none for backward
+  Buffer<T> values_;                            // of steps that keep none for backward
   std::array<Buffer<T>, most_states> carried_;  // states that are not kept over time: the last value
   Barrier barrier_;
 };

@@ -212,18 +212,19 @@ template <class T> struct Layer {
   const T* input_at(index s, index r) const { return x.at(timeline.time(s, r), timeline.batch_row(r)); }
 };
 
-// The rows of a thread at one step: pointers that products and cells read through.
+// The rows of a thread at one step, or at several, one after the other: pointers that products and cells read through.
 template <class T> class StepRows {
  public:
   StepRows() = default;
   StepRows(index rows, int states) : states_(states), x_({rows}), values_({rows}) {
+    values_.fill(nullptr);
     for (auto& rows_of : slot_) rows_of = Buffer<T*>({rows});
     for (int k = 0; k < states; k++) before_[k] = Buffer<const T*>({rows}), after_[k] = Buffer<T*>({rows});
   }
 
-  // Rows of values (size,) for steps that keep none; or null.
-  void use_values(T* scratch, index size) {
-    for (index i = 0; i < values_.size(); i++) values_[i] = scratch ? scratch + i * size : nullptr;
+  // Rows of values (size,) for steps that keep none, in the first places.
+  void use_values(T* scratch, index size, index rows) {
+    for (index i = 0; i < rows; i++) values_[i] = scratch + i * size;
   }
   // Rows [first, last) of step s take the places from `to` on.
   void set(const Layer<T>& layer, index s, index first, index last, index to) {

@@ -13,7 +13,7 @@ struct Plan {
   bool waits = false;     // one barrier a step: a thread's units read those of others
   index rows = 0;         // of the batch that meet a panel of weights together
   index width = 0;        // of a panel of recurrent weights, in vectors
-  index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one
+  index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one, step by step
   bool scans = false;     // no unit reads another: those steps are one step of so many more rows
 
   // Vectors of units in a block of `wanted` or somewhat more: all its panels equally wide, and wide enough that a tile

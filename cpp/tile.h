@@ -62,6 +62,7 @@ constexpr int most_rows = 8;   // a row costs a pointer register
 constexpr int most_width = 8;  // enough chains in flight for one row
 
 constexpr bool tile_exists(int m, int w) { return m <= most_rows && w <= most_width && m * w <= sums_in_registers; }
+// By width: a table, since every product asks.
 constexpr std::array<int, most_width + 1> rows_by_width = [] {
   std::array<int, most_width + 1> rows{};
   for (int w = 1; w <= most_width; w++)

@@ -294,6 +294,29 @@ def test_a_warning_points_at_the_line_that_made_the_layer(kind: Any) -> None:
 # ---- description, copies and files -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("layer", "name", "value"),
+    [
+        (rf.RNN(3, 4, seed=0), "nonlinearity", "relu"),
+        (rf.LSTM(3, 4, seed=0), "peephole", True),
+        (rf.GRU(3, 4, seed=0), "compute_dtype", "bfloat16"),
+        (rf.MinGRU(3, 4, seed=0), "hidden_size", 8),
+    ],
+)
+def test_what_makes_parameters_and_kernels_is_fixed(layer: Any, name: str, value: Any) -> None:
+    before = layer.config
+    with pytest.raises(AttributeError, match=f"{name}: fixed when the {type(layer).__name__} was made, got {value!r}"):
+        setattr(layer, name, value)
+    assert layer.config == before
+
+
+def test_what_is_looked_at_in_each_call_may_be_set_later() -> None:
+    layer, x = rf.LSTM(3, 4, seed=0), sequence(5, 2, 3)
+    kept = rf.LSTM(3, 4, zoneout=0.5, seed=0)
+    layer.zoneout, layer.grad_clip, layer.batch_first = 0.5, 0.1, False
+    assert_same_bits(layer(x)[0], kept(x)[0])
+
+
 @pytest.mark.parametrize("variant", VARIANTS | IN_BFLOAT16)
 def test_options_are_part_of_the_description_of_copies_and_of_files(variant: str, tmp_path: Path) -> None:
     cell, options = (VARIANTS | IN_BFLOAT16)[variant]

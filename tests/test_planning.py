@@ -47,6 +47,7 @@ def test_few_rows_of_a_scan_are_taken_some_steps_at_a_time() -> None:
         assert few.steps_ahead > 1
         assert many.steps_ahead == 1
         assert few.tile == many.tile
+        assert f", {few.steps_ahead} steps together," in str(few)
 
 
 def test_weights_beyond_every_cache_meet_x_of_some_steps_at_once() -> None:

@@ -47,7 +47,10 @@ class LayerPlan:
     def __str__(self) -> str:
         shared = "one thread" if self.split == "none" else f"{self.threads} threads by {self.split}"
         waits = ", a barrier a step" if self.barrier else ""
-        ahead = f", x {self.steps_ahead} steps ahead" if self.steps_ahead > 1 else ""
+        ahead = ""
+        if self.steps_ahead > 1:
+            recurrent = _kernels.cells()[self.cell]["recurrent"]
+            ahead = f", x {self.steps_ahead} steps ahead" if recurrent else f", {self.steps_ahead} steps together"
         rows, vectors = self.tile
         return (
             f"{self.cell}: {shared}{waits}, tiles of {rows} rows × {vectors} vectors{ahead}, "

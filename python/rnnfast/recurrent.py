@@ -28,6 +28,8 @@ from rnnfast.streaming import Stream
 __all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent"]
 
 _CELLS = _kernels.cells()
+# Options that may be set later. The others say what parameters there are and which kernels run.
+_LATER = frozenset({"batch_first", "dropout", "zoneout", "recurrent_dropout", "grad_clip", "seed"})
 NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # parameters of layer norm, (G·H,) each
 
 
@@ -184,6 +186,11 @@ class Recurrent(Module):
             bfloat16=compute_dtype is not None,
         )
         self._start_parameters()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._arguments and name not in _LATER and "_stack" in self.__dict__:
+            raise AttributeError(f"{name}: fixed when the {type(self).__name__} was made, got {value!r}")
+        super().__setattr__(name, value)
 
     def _start_parameters(self) -> None:
         """The initial values: drawn, but for gains, their biases and initial states."""
