@@ -170,8 +170,7 @@ inline index stride_ahead(index bytes, index length) {
 // n things in parts of at most `most`, as even as can be: the size of the next part.
 constexpr index even_part(index n, index most) { return ceil_div(n, ceil_div(n, most)); }
 
-// All these parts, to be had in any order: the larger ones come first. Few things are one part, at no division: where
-// products are small, divisions take as long as they do.
+// All these parts, to be had in any order: the larger ones come first. Few things are one part, at no division.
 struct Cut {
   index begin, size;
 };

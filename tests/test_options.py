@@ -301,6 +301,7 @@ def test_a_warning_points_at_the_line_that_made_the_layer(kind: Any) -> None:
         (rf.LSTM(3, 4, seed=0), "peephole", True),
         (rf.GRU(3, 4, seed=0), "compute_dtype", "bfloat16"),
         (rf.MinGRU(3, 4, seed=0), "hidden_size", 8),
+        (rf.SRU(3, 4, 2, dropout=0.5, seed=0), "seed", 1),
     ],
 )
 def test_what_makes_parameters_and_kernels_is_fixed(layer: Any, name: str, value: Any) -> None:

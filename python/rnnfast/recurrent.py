@@ -28,8 +28,8 @@ from rnnfast.streaming import Stream
 __all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent"]
 
 _CELLS = _kernels.cells()
-# Options that may be set later. The others say what parameters there are and which kernels run.
-_LATER = frozenset({"batch_first", "dropout", "zoneout", "recurrent_dropout", "grad_clip", "seed"})
+# Options that each call looks at, and so may be set later. The others have made parameters, masks and kernels.
+_LATER = frozenset({"batch_first", "dropout", "zoneout", "recurrent_dropout", "grad_clip"})
 NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # parameters of layer norm, (G·H,) each
 
 
@@ -95,6 +95,7 @@ class Recurrent(Module):
     Raises:
         TypeError: an argument has another dtype or type than it should.
         ValueError: a shape or a value is wrong. Both name the argument, what was expected and what came.
+        AttributeError: an argument that has made parameters, masks or kernels is set once the layer is there.
     """
 
     _state_names: ClassVar[tuple[str, ...]] = ("h",)
@@ -366,8 +367,8 @@ class Recurrent(Module):
             initial,
             checks.lengths(lengths, steps, batch),
             checks.resets(resets, steps, batch, self.batch_first),
-            state is None and self.train_initial_state,
-            self._zoneouts,
+            own_initial=state is None and self.train_initial_state,
+            zoneouts=self._zoneouts,
         )
         random = (self.dropout and self.num_layers > 1) or run.zoneouts or self.recurrent_dropout
         if random and record and self.training:

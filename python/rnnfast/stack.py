@@ -222,52 +222,35 @@ class Stack:
             layer = scans[0].layer
             to = self.new_sequence(*run.inputs[layer].shape) if layer else dx
             for scan in scans:
-                self._backward_scan(scan, params, grads, run, dy, dfinal, to, dinitial, clip, resume, watch)
+                k, y = scan.k, self.part(run.outputs[layer], scan)
+                over_time = None
+                if watch:
+                    over_time = tuple([np.zeros((*y.shape[:2], width), self.dtype) for width in self.widths])
+                _kernels.backward(
+                    scan.cell,
+                    run.inputs[layer],
+                    self.weights(params, scan),
+                    None if run.initial is None else [array[k] for array in run.initial],
+                    y,
+                    run.states[k],
+                    run.saved[k],
+                    None if dy is None else self.part(dy, scan),
+                    None if dfinal is None else [array[k] for array in dfinal],
+                    to,
+                    scan.reverse,  # the second direction adds into dx
+                    [array[k] for array in dinitial],
+                    self.weights(grads, scan),
+                    run.lengths,
+                    run.resets,
+                    scan.reverse,
+                    threads.resolve(),
+                    run.begin,
+                    resume,
+                    clip,
+                    over_time,
+                    *self._options(scan, run),
+                )
+                if watch and over_time is not None:
+                    watch(k, run, over_time)
             if layer and to is not None:
                 dy = self._drop(to, layer - 1, run)
-
-    def _backward_scan(
-        self,
-        scan: Scan,
-        params: Mapping[str, Array],
-        grads: Mapping[str, Array],
-        run: Run,
-        dy: Array | None,
-        dfinal: Sequence[Array] | None,
-        dx: Array | None,
-        dinitial: Sequence[Array],
-        clip: float,
-        resume: bool,
-        watch: Watch | None,
-    ) -> None:
-        """Backpropagate through one layer in one direction; the second adds into dx."""
-        k, y = scan.k, self.part(run.outputs[scan.layer], scan)
-        over_time = None
-        if watch:
-            over_time = tuple([np.zeros((*y.shape[:2], width), self.dtype) for width in self.widths])
-        _kernels.backward(
-            scan.cell,
-            run.inputs[scan.layer],
-            self.weights(params, scan),
-            None if run.initial is None else [array[k] for array in run.initial],
-            y,
-            run.states[k],
-            run.saved[k],
-            None if dy is None else self.part(dy, scan),
-            None if dfinal is None else [array[k] for array in dfinal],
-            dx,
-            scan.reverse,
-            [array[k] for array in dinitial],
-            self.weights(grads, scan),
-            run.lengths,
-            run.resets,
-            scan.reverse,
-            threads.resolve(),
-            run.begin,
-            resume,
-            clip,
-            over_time,
-            *self._options(scan, run),
-        )
-        if watch and over_time is not None:
-            watch(k, run, over_time)
