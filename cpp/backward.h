@@ -91,9 +91,9 @@ template <class T, class E> class Backward {
   };
 
   // A thread's rows at a step, from `first` of the batch on, their places in the worker's lists, and how many of them
-  // had a step after it; or those of several steps of a scan.
+  // had a step after it; or those of several steps of a scan, the first of which is s.
   struct Now {
-    index s, first;
+    index s, steps, first;
     Range places;
     index running;
 
@@ -144,14 +144,15 @@ template <class T, class E> class Backward {
       // Steps of few rows come one after the other. Their operands are packed together; and those of a scan are one
       // step, whose rows find the gradients that the rows before them have left.
       index running = s < layer_.timeline.steps() ? live(s) : 0, end = 0;
+      const index after = s;
       do {
         s--;
         places = point(worker, s, {rows.begin, rows.begin + live(s)}, places, end);
         end = places.end;
-        if (!scans_) step(worker, {s, rows.begin, places, running}, thread, count, signals);
+        if (!scans_) step(worker, {s, 1, rows.begin, places, running}, thread, count, signals);
         running = places.end - places.begin;
       } while (s > begin_ && end + live(s - 1) <= rows_together);
-      if (scans_) step(worker, {s, rows.begin, {0, end}, 0}, thread, count, signals);
+      if (scans_) step(worker, {s, after - s, rows.begin, {0, end}, 0}, thread, count, signals);
       pack(worker, end, thread, count, signals);
     }
     barrier_.wait(count);
@@ -190,6 +191,8 @@ template <class T, class E> class Backward {
   }
 
   void step(Worker& worker, const Now& now, int thread, int count, Signals& signals) {
+    worker.rows.expect(layer_, now.s < now.steps ? 0 : now.steps * layer_.timeline.time_before(),
+                       adjoints_.dy.step_stride);
     for (index p = static_cast<index>(stages_.size()); p-- > 0;) {
       const bool last = p + 1 == static_cast<index>(stages_.size());
       const BackwardStage<T, E>& reader = last ? reads_h() : stages_[p + 1];
@@ -301,6 +304,7 @@ template <class T, class E> class Backward {
     block.dz = stage.dz(), block.dz_rows = chunk_.capacity(), block.dz_at = worker.at.get() + i;
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
     block.keep = stage.what.last ? layer_.layout.keep : none, block.fresh = layer_.layout.fresh;
+    block.next = p.next();
     stage.what.phase->backward(block);
   }
 

@@ -31,6 +31,17 @@ struct UnitWeight {
 
 constexpr int most_states = 4, most_carried = 1, most_unit_weights = 3;
 
+// How many numbers on the arrays of a row lie at the step that comes next; 0 where none comes. Cells bring them into
+// the level-2 cache while they compute: what a processor foresees by itself of a tape that exceeds its caches comes too
+// late (measured at 200 x 128 x (32, 64): 12 % of backward).
+struct NextStep {
+  index saved = 0, dy = 0;
+  std::array<index, most_states> states{};
+};
+template <class T> [[gnu::always_inline]] inline void bring(const T* at, index on) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::intptr_t>(at) + on * index{sizeof(T)}), 0, 2);
+}
+
 // A block of units of some rows at one step, as a cell's forward sees it. Lanes beyond `hidden` are dropped.
 template <class T> struct ForwardBlock {
   index rows, vectors;                  // vectors of units
@@ -43,6 +54,7 @@ template <class T> struct ForwardBlock {
   const T* const* unit_weights;         // (H,) each
   // Zoneout: among a row's values, the share of each state before that stays, and what the cell makes of it; or `none`.
   int keep, fresh;
+  NextStep next;  // of states after the step
 };
 
 template <class T> struct BackwardBlock {
@@ -67,6 +79,7 @@ template <class T> struct BackwardBlock {
   const index* dz_at;  // which of these rows each has
   const T* const* unit_weights;
   int keep, fresh;
+  NextStep next;  // of states before the step
 };
 
 // A phase to the driver: what its products sum, and its equations over blocks.
@@ -167,6 +180,9 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
     for_each_vector<T>(block, [&](index u, auto n) __attribute__((always_inline)) {
       V z[A], p[P + 1], before[S], after[S], saved[K + 1];
       const auto value = [&](int k) { return saved_row + k * hidden + u * N; };
+      for (int k = 0; k < K; k++)
+        if (saved_row && saves >> k & 1) bring(value(k), block.next.saved);
+      for (int k = 0; k < S && last; k++) bring(after_row[k] + u * N, block.next.states[k]);
       for (int k = 0; k < P; k++) p[k] = V::load_first(unit_weights[k] + u * N, n);
       for (int a = 0; a < A; a++) z[a] = V::load(z_row + (a * block.vectors + u) * N);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);
@@ -216,6 +232,9 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
       const auto tell = [&](int k) {
         if (block.whole[k]) dafter[k].store_first(block.whole[k][r] + block.unit + u * N, n);
       };
+      for (int k = 0; k < K && last; k++) bring(value(k), block.next.saved);
+      for (int k = 0; k < S && last; k++) bring(before_row[k] + u * N, block.next.states[k]);
+      if (dy_row) bring(dy_row + u * N, block.next.dy);
       for (int k = 0; k < P; k++) p[k] = V::load_first(unit_weights[k] + u * N, n);
       for (int k = 0; k < K; k++) saved[k] = V::load_first(value(k), n);
       for (int k = 0; k < S; k++) before[k] = V::load_first(before_row[k] + u * N, n);

@@ -85,12 +85,13 @@ template <class T, class E> class Forward {
       while (s < stop) {
         if (crew.stopped()) return;
         // The steps of a scan come one after the other as rows, and each finds the states that the one before has left.
-        index rows = 0;
+        index rows = 0, begin = s;
         do {
           pointed = point(worker, s, {first, std::max(first, std::min(last_row, timeline.live(s)))}, pointed, rows);
           if (packed_.has_shares()) draw_shares(worker, s, first, pointed, crew);
           rows = pointed.end, s++;
         } while (plan_.scans && s < stop && rows + std::min(last_row, timeline.live(s)) - first <= rows_together);
+        worker.desk.rows.expect(layer_, 2 * s - begin <= end ? timeline.time_after() * (s - begin) : 0);
         packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
                      [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
         row += rows;

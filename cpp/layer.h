@@ -240,7 +240,7 @@ template <class T> class StepRows {
   // The step after that of the `rows` rows from `from` on, which were not reset, takes the places from `to` on: before
   // `from`, the same, or after the last of them.
   void advance(const Layer<T>& layer, index rows, index from, index to) {
-    const index way = -layer.timeline.time_before();
+    const index way = layer.timeline.time_after();
     for (index i = 0; i < rows; i++) x_[to + i] = x_[from + i] + way * layer.x.step_stride;
     for (int k = 0; k < states_; k++)
       for (index i = 0; i < rows; i++) {
@@ -264,6 +264,11 @@ template <class T> class StepRows {
     if (layer.saved)
       for (index i = 0; i < rows; i++) values_[to + i] = values_[from + i] + way * layer.saved.step_stride;
   }
+  // The step that comes next is so many steps on in time; 0: none does.
+  void expect(const Layer<T>& layer, index steps, index dy_stride = 0) {
+    next_.saved = steps * layer.saved.step_stride, next_.dy = steps * dy_stride;
+    for (int k = 0; k < states_; k++) next_.states[static_cast<std::size_t>(k)] = steps * layer.states[k].step_stride;
+  }
   void set(index i, const T* x, T* values) { x_[i] = x, values_[i] = values; }
   void set(index i, int k, const T* before, T* after) { before_[k][i] = before, after_[k][i] = after; }
 
@@ -272,6 +277,7 @@ template <class T> class StepRows {
   const T* const* before(int k) const { return before_[k].get(); }
   T* const* after(int k) const { return after_[k].get(); }
   T* const* values() const { return values_.get(); }
+  const NextStep& next() const { return next_; }
   // A slot of the first rows' values, (hidden,) each: that which a stage reads, or which it writes.
   T* const* operand(int slot, index hidden, index rows) { return point(slot_[0], slot, hidden, rows); }
   T* const* output(int slot, index hidden, index rows) { return point(slot_[1], slot, hidden, rows); }
@@ -283,6 +289,7 @@ template <class T> class StepRows {
   std::array<Buffer<T*>, most_states> after_;
   Buffer<T*> values_;
   std::array<Buffer<T*>, 2> slot_;
+  NextStep next_;
 
   T* const* point(Buffer<T*>& at, int slot, index hidden, index rows) {
     for (index i = 0; i < rows; i++) at[i] = values_[i] + slot * hidden;

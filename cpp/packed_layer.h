@@ -190,6 +190,7 @@ template <class T, class E> class PackedStage {
     }
     if (saves) block.saved = desk.values() + first;
     block.keep = stage_.last ? layout_.keep : none, block.fresh = layout_.fresh;
+    block.next = desk.next();
     stage_.phase->forward(block);
   }
 

@@ -50,6 +50,7 @@ class Timeline {
   index length(index r) const { return length_[r]; }
   index time(index s, index r) const { return reverse_ ? length_[r] - 1 - s : s; }
   index time_before() const { return reverse_ ? 1 : -1; }  // t + this is the step before
+  index time_after() const { return -time_before(); }
 
   // A thread's rows of the steps [first, last), begun at a multiple of `block`: as many steps for each as for the
   // others.
