@@ -71,15 +71,19 @@ constexpr std::array<int, most_width + 1> rows_by_width = [] {
 }();
 constexpr int rows_of_tile(index w) { return rows_by_width[static_cast<std::size_t>(w)]; }
 
+// Elements k that a tile takes at once. Wide panels pass few rows, as fast as they come from a cache: more instructions
+// that load them than these are more than a processor can foresee (measured with one row and weights in the level-2
+// cache: four at once take 1.3 to 1.7 x the time).
+constexpr int steps_at_once(int w) { return w > 4 ? 2 : 4; }
+
 // Bytes that will be read next, brought into the level-2 cache meanwhile: from `at` on, `stride` apart, so many of them
-// for every `steps_at_once` elements k. What comes from further away hides behind the arithmetic only if it is asked
+// for all elements that are taken at once. What comes from further away hides behind the arithmetic only if it is asked
 // for early.
 struct Ahead {
   const char* at;
   index stride;
 };
-constexpr int steps_at_once = 4;
-constexpr int lines_ahead = sums_in_registers / 6;
+constexpr int lines_ahead(int w) { return steps_at_once(w) * sums_in_registers / 24; }
 
 template <int M, int W, class E> void tile(const Parts<E>& parts, index first_row, const E* panel, From<SumOf<E>> from,
                                            SumOf<E>* z, index z_stride, Ahead ahead) {
@@ -124,15 +128,16 @@ template <int M, int W, class E> void tile(const Parts<E>& parts, index first_ro
         }
         panel += W * N;
       };
+      constexpr int steps = steps_at_once(W), lines = M > 1 ? lines_ahead(W) : 0;  // one row has one tile a panel
       index at = 0;
-      for (index groups = walk.count / steps_at_once; groups > 0; groups--) {
+      for (index groups = walk.count / steps; groups > 0; groups--) {
 #pragma GCC unroll 8
-        for (int line = 0; line < lines_ahead; line++) __builtin_prefetch(ahead.at + line * ahead.stride, 0, 2);
-        ahead.at += lines_ahead * ahead.stride;
+        for (int line = 0; line < lines; line++) __builtin_prefetch(ahead.at + line * ahead.stride, 0, 2);
+        ahead.at += lines * ahead.stride;
 #pragma GCC unroll 8
-        for (int i = 0; i < steps_at_once; i++, at += walk.stride) step(at);
+        for (int i = 0; i < steps; i++, at += walk.stride) step(at);
       }
-      for (index rest = walk.count % steps_at_once; rest > 0; rest--, at += walk.stride) step(at);
+      for (index rest = walk.count % steps; rest > 0; rest--, at += walk.stride) step(at);
     }
   }
 
@@ -162,9 +167,9 @@ template <class E> TileFunction<E> tile_for(int m, int w) {
 
 constexpr index ceil_div(index n, index by) { return (n + by - 1) / by; }
 
-// The stride by which a tile brings `bytes` while it walks `length` elements.
-inline index stride_ahead(index bytes, index length) {
-  return ceil_div(bytes, std::max<index>(length / steps_at_once * lines_ahead, 1));
+// The stride by which a tile of w vectors brings `bytes` while it walks `length` elements.
+inline index stride_ahead(index bytes, index length, int w) {
+  return ceil_div(bytes, std::max<index>(length / steps_at_once(w) * lines_ahead(w), 1));
 }
 
 // n things in parts of at most `most`, as even as can be: the size of the next part.
@@ -222,7 +227,7 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
       // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
       if (tiles.count() > 1) {
         share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles.count());
-        stride = stride_ahead(share, walked);
+        stride = stride_ahead(share, walked, static_cast<int>(w));
       }
     }
     const index next = panels.length * w * N;
