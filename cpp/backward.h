@@ -303,8 +303,7 @@ template <class T, class E> class Backward {
     if (layer_.saved) block.saved = p.values() + i;
     block.dz = stage.dz(), block.dz_rows = chunk_.capacity(), block.dz_at = worker.at.get() + i;
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
-    block.keep = stage.what.last ? layer_.layout.keep : none, block.fresh = layer_.layout.fresh;
-    block.next = p.next();
+    block.zoned = stage.what.zoned, block.next = p.next();
     stage.what.phase->backward(block);
   }
 

@@ -180,14 +180,14 @@ template <class T, class E> class BackwardStage {
     } else if (reads_operand()) {
       pack(drecurrent_, operand);
     }
+    const Zoned zoned = layer.layout.zoned_by_cell();
     for (index i = rows.begin; i < rows.end; i++) {
       const index q = at.row[i] - chunk.first();
       const T* values = now.values()[i];
       for (std::size_t k = 0; k < unit_rows_.size(); k++) {
         const UnitWeight& weight = what.phase->unit_weights[k];
         // A state after the step is meant as the cell made it, before zoneout.
-        const T* made = layer.layout.keep == none ? now.after(weight.state)[i]
-                                                  : values + (layer.layout.fresh + weight.state) * hidden;
+        const T* made = zoned.keeps(weight.state) ? values + zoned.fresh_of(weight.state) : now.after(weight.state)[i];
         unit_rows_[k][q] = weight.after ? made : now.before(weight.state)[i];
       }
       for (std::size_t k = 0; k < norm_rows_.size(); k++)

@@ -45,9 +45,9 @@ py::dict cell_shapes() {
   return shapes;
 }
 
-// The numbers that forward keeps of a step and row for backward.
-index saved_size(const std::string& cell, index hidden, bool projects, bool zoneout, bool norms) {
-  return saved_layout(find_cell<float>(cell), hidden, projects, zoneout, norms).size();
+// The numbers that forward keeps of a step and row for backward. `projected`: the width of a projected h, or 0.
+index saved_size(const std::string& cell, index hidden, index projected, bool zoneout, bool norms) {
+  return saved_layout(find_cell<float>(cell), hidden, projected, zoneout, norms).size();
 }
 
 // How a call with these sizes would be laid out.
@@ -80,7 +80,7 @@ py::dict plan_of(const std::string& name, index steps, index batch, index input,
 
 void bind_forward(py::module_& m) {
   m.def("cells", cell_shapes);
-  m.def("saved_size", saved_size, py::arg("cell"), py::arg("hidden"), py::arg("projects"), py::arg("zoneout"),
+  m.def("saved_size", saved_size, py::arg("cell"), py::arg("hidden"), py::arg("projected"), py::arg("zoneout"),
         py::arg("norms"));
   m.def("plan", plan_of, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input"), py::arg("hidden"),
         py::arg("output"), py::arg("norms"), py::arg("double_precision"), py::arg("num_threads"));

@@ -185,7 +185,7 @@ template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& 
       Timeline(steps, batch, segment_view(lengths, steps, batch, options.begin, reverse),
                resets_view(resets, steps, batch), reverse),
       sequence("x", x, steps, batch, input),
-      saved_layout(cell, hidden, weights.projects(), static_cast<bool>(zoneout), static_cast<bool>(weights.norms)),
+      saved_layout(cell, hidden, weights.projected(), static_cast<bool>(zoneout), static_cast<bool>(weights.norms)),
       zoneout};
   layer.operand_scale = dense("operand_scale", options.operand_scale, {batch, output});
   layer.states[0] = sequence_out("y", y, steps, batch, output);

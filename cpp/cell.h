@@ -42,6 +42,17 @@ template <class T> [[gnu::always_inline]] inline void bring(const T* at, index o
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::intptr_t>(at) + on * index{sizeof(T)}), 0, 2);
 }
 
+// Zoneout, of the states from `first` on: where among a row's numbers the share of a state before the step that stays
+// lies, and what the cell has made of it. State 0 has `keep` and `fresh`, the others follow, `stride` apart.
+struct Zoned {
+  int first = most_states;  // none
+  index keep = 0, fresh = 0, stride = 0;
+
+  bool keeps(int k) const { return k >= first; }
+  index keep_of(int k) const { return keep + k * stride; }
+  index fresh_of(int k) const { return fresh + k * stride; }
+};
+
 // A block of units of some rows at one step, as a cell's forward sees it. Lanes beyond `hidden` are dropped.
 template <class T> struct ForwardBlock {
   index rows, vectors;                  // vectors of units
@@ -50,10 +61,9 @@ template <class T> struct ForwardBlock {
   index z_stride;                       // numbers from row to row
   const T* const* before[most_states];  // a row's states (H,) before the step
   T* const* after[most_states];         // and after it
-  T* const* saved;                      // a row's values (·, H); null at inference
+  T* const* saved;                      // a row's values (·, H); null where there are none
   const T* const* unit_weights;         // (H,) each
-  // Zoneout: among a row's values, the share of each state before that stays, and what the cell makes of it; or `none`.
-  int keep, fresh;
+  Zoned zoned;
   NextStep next;  // of states after the step
 };
 
@@ -78,7 +88,7 @@ template <class T> struct BackwardBlock {
   index dz_rows;
   const index* dz_at;  // which of these rows each has
   const T* const* unit_weights;
-  int keep, fresh;
+  Zoned zoned;
   NextStep next;  // of states before the step
 };
 
@@ -191,9 +201,9 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
       Phase::forward(z, p, before, after, saved);
       if constexpr (last) {
         for (int k = 0; k < S; k++) {
-          if (block.keep != none) {
-            after[k].store_first(value(block.fresh + k), n);
-            const V keep = V::load_first(value(block.keep + k), n);
+          if (block.zoned.keeps(k)) {
+            after[k].store_first(saved_row + block.zoned.fresh_of(k) + u * N, n);
+            const V keep = V::load_first(saved_row + block.zoned.keep_of(k) + u * N, n);
             after[k] = fma(keep, before[k], (V(1) - keep) * after[k]);
           }
           after[k].store_first(after_row[k] + u * N, n);
@@ -245,19 +255,20 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
       for (int k = 1; k < S; k++) dafter[k] = V::load(dstate_row[k] + u * N);
       if constexpr (!last) {
         for (int k = 0; k < D; k++) dbefore[k] = V::load(dstate_row[k] + u * N);
-      } else if (block.keep != none) {
+      } else {
         for (int k = 0; k < S; k++) {
+          if (!block.zoned.keeps(k)) continue;
           tell(k);
-          const V keep = V::load_first(value(block.keep + k), n);
+          const V keep = V::load_first(saved_row + block.zoned.keep_of(k) + u * N, n);
           kept[k] = keep * dafter[k];
           dafter[k] = (V(1) - keep) * dafter[k];
-          after[k] = V::load_first(value(block.fresh + k), n);
+          after[k] = V::load_first(saved_row + block.zoned.fresh_of(k) + u * N, n);
         }
       }
       Phase::backward(saved, p, before, after, dafter, dz, dbefore);
       if constexpr (last) {
         for (int k = 0; k < S; k++) {
-          if (block.keep != none) {
+          if (block.zoned.keeps(k)) {
             dbefore[k] = dbefore[k] + kept[k];
           } else {
             tell(k);

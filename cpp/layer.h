@@ -30,6 +30,7 @@ template <class T> struct Weights {
   std::array<const T*, most_unit_weights> of_units{};  // (H,) each
 
   bool projects() const { return hr != nullptr; }
+  index projected() const { return projects() ? output : 0; }  // the width of a projected h
 };
 
 // Where a head doesn't begin at a whole vector, its weights become those of a dense recurrence, zeros between the
@@ -67,22 +68,34 @@ struct SavedLayout {
   int projected = none;  // m, which the projection reads
   int keep = none;       // zoneout: shares that stay, one a state
   int fresh = none;      // and the states before they were mixed
+  int of_h = 1;          // how many of these slots h takes, which may be wider than H where it is projected
   int normal = none;     // layer norm: x̂ of x's part of each gate, then of the operand's
   index scales = 0;      // and how many 1 / √(var + ε), after the slots
 
   index size() const { return values * hidden + scales; }
+  // Which states zoneout keeps where the cell ends: all, or those that aren't projected; and where h is.
+  Zoned zoned_by_cell() const {
+    if (keep == none) return {};
+    return {projected == none ? 0 : 1, (keep + of_h - 1) * hidden, (fresh + of_h - 1) * hidden, hidden};
+  }
+  Zoned zoned_by_projection() const {
+    if (keep == none) return {};
+    return {0, keep * hidden, fresh * hidden, hidden};
+  }
 };
 
+// `projected`: the width of a projected h, or 0.
 template <class T>
-SavedLayout saved_layout(const CellKernels<T>& cell, index hidden, bool projects, bool zoneout, bool norms) {
+SavedLayout saved_layout(const CellKernels<T>& cell, index hidden, index projected, bool zoneout, bool norms) {
   SavedLayout layout{hidden, cell.saved};
   const auto take = [&](int count) {
     const int first = layout.values;
     layout.values += count;
     return first;
   };
-  if (projects) layout.projected = take(1);
-  if (zoneout) layout.keep = take(cell.states), layout.fresh = take(cell.states);
+  if (projected) layout.projected = take(1);
+  if (projected && hidden) layout.of_h = static_cast<int>(ceil_div(projected, hidden));
+  if (zoneout) layout.keep = take(cell.states - 1 + layout.of_h), layout.fresh = take(cell.states - 1 + layout.of_h);
   if (norms) {
     int parts = 0;
     for (const CellPhase<T>& phase : cell.phases)
@@ -108,6 +121,7 @@ template <class T> struct Stage {
   bool projection = false;
   bool scaled = false;                 // its operand is h, or made of h, and dropped as h is
   int normal = none, unit_weight = 0;  // the first slot of its x̂, the first of its unit weights
+  Zoned zoned;                         // of the states that it makes
 
   Feed input_feed() const { return feed_of(sums, &Accumulator::x); }
   Feed recurrent_feed() const { return feed_of(sums, &Accumulator::h); }
@@ -181,13 +195,14 @@ template <class T> struct Layer {
       if (w.norms) normal += static_cast<int>(stage.sums.size());
       all.push_back(stage);
     }
-    all.back().ends_cell = true;
+    all.back().ends_cell = true, all.back().zoned = layout.zoned_by_cell();
     if (w.projects()) {
       static const CellKernels<T> projection = describe<Projection, T>();
       Stage<T> stage;
       stage.phase = &projection.phases.front(), stage.units = w.output;
       stage.sums = stage.phase->accumulators;
       stage.recurrent = {w.hr, w.hidden}, stage.operand = layout.projected, stage.projection = true;
+      stage.zoned = layout.zoned_by_projection();
       all.push_back(stage);
     }
     all.back().last = true;

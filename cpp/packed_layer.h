@@ -189,8 +189,7 @@ template <class T, class E> class PackedStage {
       block.before[0] = block.after[0];  // h is of another width; no cell that is projected reads it but by a product
     }
     if (saves) block.saved = desk.values() + first;
-    block.keep = stage_.last ? layout_.keep : none, block.fresh = layout_.fresh;
-    block.next = desk.next();
+    block.zoned = stage_.zoned, block.next = desk.next();
     stage_.phase->forward(block);
   }
 
@@ -285,15 +284,18 @@ template <class T, class E> class PackedLayer {
     desk.from_last = from_last;
   }
 
-  // Zoneout's shares of a row's states, before its step; of the crew's units.
+  // Zoneout's shares of a row's states, before its step; of the units that the crew has in the stage that makes them.
   bool has_shares() const { return layout_.keep != none; }
   void draw_shares(index t, index b, const Crew& crew, T* values) const {
-    const PackedStage<T, E>& last = stages_.back();
-    const Range blocks = crew.blocks(last.blocks());
-    if (blocks.begin == blocks.end) return;
-    const index first = last.vector_of(blocks.begin) * Vec<T>::lanes;
-    const index end = (last.vector_of(blocks.end - 1) + last.vectors_of(blocks.end - 1)) * Vec<T>::lanes;
-    shares_.write(t, b, first, std::min(end, hidden_), hidden_, values + layout_.keep * hidden_);
+    for (const PackedStage<T, E>& packed : stages_) {
+      const Stage<T>& stage = packed.stage();
+      const Range blocks = crew.blocks(packed.blocks());
+      if (blocks.begin == blocks.end) continue;
+      const index first = packed.vector_of(blocks.begin) * Vec<T>::lanes;
+      const index end = (packed.vector_of(blocks.end - 1) + packed.vectors_of(blocks.end - 1)) * Vec<T>::lanes;
+      for (int k = stage.zoned.first; k < (stage.projection ? 1 : states_); k++)
+        shares_.write(k, t, b, {first, std::min(end, stage.units)}, values + stage.zoned.keep_of(k));
+    }
   }
 
  private:

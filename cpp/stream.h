@@ -53,7 +53,7 @@ template <class T, class E> class Stream final : public AnyStream<T> {
                    keep(weights),
                    Timeline(0, batch, {}, {}, false),
                    {},
-                   saved_layout(cell, weights.hidden, weights.projects(), static_cast<bool>(zoneout), norms),
+                   saved_layout(cell, weights.hidden, weights.projected(), static_cast<bool>(zoneout), norms),
                    zoneout}));
       const Layer<T>& layer = *layers_.back();
       PackedLayer<T, E>& packed = *packed_.emplace_back(std::make_unique<PackedLayer<T, E>>(layer, plan, batch));

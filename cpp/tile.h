@@ -192,9 +192,9 @@ class EvenCuts {
   index count_, least_, larger_;
 };
 
-// How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy, and
-// as many as one tile of three vectors takes need no second one (8 rows at H = 512: 0.95 of the peak, two tiles of four
-// vectors 0.85).
+// How wide a panel should be when about `rows` rows meet it: few rows need many columns to keep the multipliers busy,
+// and as many as one tile of three vectors takes need no second one (8 rows at H = 512: 0.95 of the peak, two tiles of
+// four vectors 0.85).
 constexpr index panel_width(index rows) {
   constexpr index widest_for_many = sums_in_registers >= 24 ? 4 : 3;
   if (rows < 1) return widest_for_many;

@@ -53,14 +53,14 @@ class Timeline {
   index time_after() const { return -time_before(); }
 
   // A thread's rows of the steps [first, last), begun at a multiple of `block`: as many steps for each as for the
-  // others.
+  // others, to half a row.
   Range share_rows(int thread, int count, index first, index last, index block = 1) const {
     const auto run = [&](index r) { return std::clamp<index>(length_[r] - first, 0, last - first); };
     index total = 0;
     for (index r = 0; r < batch(); r++) total += run(r);
     const auto boundary = [&](int part) {
       index r = 0;
-      for (index steps = 0; r < batch() && steps * count < total * part; r++) steps += run(r);
+      for (index steps = 0; r < batch() && (2 * steps + run(r)) * count < 2 * total * part; r++) steps += run(r);
       return std::min(batch(), (r + block - 1) / block * block);
     };
     return {boundary(thread), thread + 1 == count ? batch() : boundary(thread + 1)};

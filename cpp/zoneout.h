@@ -8,33 +8,31 @@ namespace rnnfast {
 
 class ZoneoutShares {
  public:
-  ZoneoutShares(const Zoneout& zoneout, int states) : zoneout_(zoneout), states_(states) {
+  ZoneoutShares(const Zoneout& zoneout, int states) : zoneout_(zoneout) {
     for (int k = 0; k < states; k++)
       masks_.emplace_back(zoneout.probability[static_cast<std::size_t>(k)], zoneout.seed, zoneout.call,
                           zoneout.stream + static_cast<std::uint32_t>(k));
   }
 
-  // Of units [first, last) of row b at step t; `values`: the first state's slot, the others follow.
-  template <class T> void write(index t, index b, index first, index last, index hidden, T* values) const {
+  // Of state k, units `units` of row b at step t; `shares` is where that of unit 0 lies.
+  template <class T> void write(int k, index t, index b, Range units, T* shares) const {
     constexpr index features = DropoutMask::features, whole = DropoutMask::groups * features;
     std::uint32_t words[whole];
-    for (int k = 0; k < states_; k++, values += hidden) {
-      const auto& mask = masks_[static_cast<std::size_t>(k)];
-      if (!zoneout_.random) {
-        std::fill(values + first, values + last, static_cast<T>(zoneout_.probability[static_cast<std::size_t>(k)]));
-        continue;
-      }
-      for (index unit = first; unit < last;) {
-        const index group = unit / features, begin = group * features, end = std::min(last, begin + whole);
-        mask.draw(t, b, group, words);
-        for (; unit < end; unit++) values[unit] = words[unit - begin] < mask.threshold() ? T(1) : T(0);
-      }
+    const auto& mask = masks_[static_cast<std::size_t>(k)];
+    if (!zoneout_.random) {
+      const T share = static_cast<T>(zoneout_.probability[static_cast<std::size_t>(k)]);
+      std::fill(shares + units.begin, shares + units.end, share);
+      return;
+    }
+    for (index unit = units.begin; unit < units.end;) {
+      const index group = unit / features, begin = group * features, end = std::min(units.end, begin + whole);
+      mask.draw(t, b, group, words);
+      for (; unit < end; unit++) shares[unit] = words[unit - begin] < mask.threshold() ? T(1) : T(0);
     }
   }
 
  private:
   Zoneout zoneout_;
-  int states_;
   std::vector<DropoutMask> masks_;
 };
 

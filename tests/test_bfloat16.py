@@ -291,7 +291,8 @@ def far(a: Array, b: Array) -> float:
 def test_results_are_those_of_float32_within_what_eight_bits_tell(variant: str) -> None:
     """Outputs, states and gradients of two layers in two directions. A rounding is at most 2⁻⁹ of a number.
 
-    Gradients may be further off: a relu that is shut instead of open is a whole number, not a rounding.
+    Gradients may be further off: a relu that is shut instead of open is a whole number, not a rounding; and layer norm
+    brings what a projection to few features leaves small up to size, roundings too.
     """
     cell, options = WAYS.get(variant, (variant, {}))
     options = {name: value for name, value in options.items() if name != "grad_clip"}
@@ -299,9 +300,10 @@ def test_results_are_those_of_float32_within_what_eight_bits_tell(variant: str) 
     problem = make_problem(cell, Shape(9, 20, 24, 48), **whole, **options)
     single = solve(problem, np.float32)
     got = solve(replace(problem, options={**problem.options, **BFLOAT16}), np.float32)
+    magnified = "relu" in cell or {"layer_norm", "proj_size"} <= options.keys()
     for name, expected in single.items():
         assert got[name].dtype == np.float32
-        assert far(got[name], expected) < (2.0**-3 if "relu" in cell else 2.0**-4), name
+        assert far(got[name], expected) < (2.0**-3 if magnified else 2.0**-4), name
     assert far(got["y"], single["y"]) > 2.0**-9 / 64  # it did round
 
 

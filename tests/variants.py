@@ -15,13 +15,13 @@ SRUS = tuple(cell for cell in CELLS if cell.startswith("sru"))
 ZONED = tuple(cell for cell in CELLS if cell != "slstm")
 RECURRENT = (*NORMED, "slstm")  # h goes through a product
 
-# All that a cell takes at once. Zoneout and a projection exclude each other.
+# All that a cell takes at once, but a projection.
 EVERYTHING: dict[str, dict[str, Any]] = {
     **{cell: {"layer_norm": True, "zoneout": 0.3, "recurrent_dropout": 0.4, "grad_clip": 0.5} for cell in NORMED},
     **{cell: {"layer_norm": True, "zoneout": (0.2, 0.4), "recurrent_dropout": 0.4, "grad_clip": 0.5} for cell in LSTMS},
     "slstm": {"num_heads": 3, "recurrent_dropout": 0.4, "grad_clip": 0.5},
 }
-PROJECTED = {"proj_size": 7, "layer_norm": True, "recurrent_dropout": 0.4, "grad_clip": 0.5}
+PROJECTED = {"proj_size": 7, **EVERYTHING["lstm"]}
 
 
 def _named(name: str, cells: Iterable[str], **options: Any) -> dict[str, Variant]:
@@ -35,6 +35,7 @@ VARIANTS: dict[str, Variant] = {
     **_named("zoneout", ZONED, zoneout=0.3),
     **_named("zoneout_of_each", (*LSTMS, *SRUS), zoneout=(0.2, 0.5)),
     **_named("zoneout_of_h", ["lstm"], zoneout=(0.5, 0.0)),
+    **_named("projection_and_zoneout", LSTMS, proj_size=7, zoneout=(0.2, 0.5)),
     **_named("recurrent_dropout", RECURRENT, recurrent_dropout=0.4),
     **_named("grad_clip", CELLS, grad_clip=0.3),
     **_named("2_heads", ["slstm"], num_heads=2),
@@ -55,6 +56,7 @@ WAYS: dict[str, Variant] = {
         "gru_reset_before-layer_norm",
         "rnn_relu-zoneout",
         "lstm_peephole-zoneout_of_each",
+        "lstm_peephole-projection_and_zoneout",
         "gru-zoneout",
         "gru_reset_before-zoneout",
         "ind_rnn_tanh-zoneout",

@@ -74,7 +74,7 @@ class LSTM(Dense):
     `weight_cf_l{k}`, `weight_co_l{k}` (H,).
 
     ``proj_size=P``: h_t = W_hr (o_t ∘ tanh(c_t)) (Sak, Senior & Beaufays, 2014) with `weight_hr_l{k}` (P, H); h and y
-    have P features, c has H, and R is (G·H, P).
+    have P features, c has H, and R is (G·H, P). It is the projected h of which zoneout keeps a share.
 
     Examples:
         >>> import numpy as np

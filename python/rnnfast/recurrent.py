@@ -159,10 +159,6 @@ class Recurrent(Module):
         self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
         self.bidirectional = checks.flag("bidirectional", bidirectional)
         self.zoneout = self._check_zoneout(zoneout)
-        if self.proj_size and self._zoneouts:
-            raise ValueError(
-                f"zoneout: expected 0 with proj_size, got {zoneout}: what is projected is no state to keep"
-            )
         self.grad_clip = None if grad_clip is None else checks.real("grad_clip", grad_clip, open_low=True)
         self.train_initial_state = checks.flag("train_initial_state", train_initial_state)
         self.seed = init.choose_seed(seed)

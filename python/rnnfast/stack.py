@@ -175,8 +175,8 @@ class Stack:
             saved = None
             if record:
                 states = [checks.empty("c", (steps, batch, width), self.dtype) for width in self.widths[1:]]
-                projects = "weight_hr" in scan.weights
-                values = _saved_size(scan.cell, self.hidden, projects, bool(run.zoneouts), self.layer_norm)
+                projected = self.widths[0] if "weight_hr" in scan.weights else 0
+                values = _saved_size(scan.cell, self.hidden, projected, bool(run.zoneouts), self.layer_norm)
                 if values:
                     saved = checks.empty("gates", (steps, batch, values), self.dtype)
                 run.states.append(states)
