@@ -40,8 +40,9 @@ constexpr index rows_worth_splitting = 4;
 // all of them through each thread's, which so many rows make worth their way; with units split, each thread's own
 // share.
 constexpr index weights_in_cache = 768 * 1024, rows_worth_streaming = 12;
-// Multiply-adds of a call below which opening a region costs more than a second thread brings.
-constexpr double work_worth_a_region = 1e6;
+// Multiply-adds of a call below which opening a region costs more than a second thread brings, or may: where two cores
+// have no cache in common, all that one reads of the other's comes late.
+constexpr double work_worth_a_region = 2e6;
 // Recurrent multiply-adds a step below which a barrier costs more than a second thread brings.
 constexpr double work_worth_a_barrier = 1e5;
 // Bytes of pre-activations that are kept for a chunk of steps: about half a level-2 cache. Weights so large that no
@@ -64,7 +65,8 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   for (const CellPhase<T>& phase : layer.cell.phases) accumulators += static_cast<index>(phase.accumulators.size());
   const index batch = layer.timeline.batch(), vectors = layer.vectors();
   const double row_work = static_cast<double>(accumulators) * static_cast<double>(layer.hidden());
-  const double step_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden());
+  const double step_work =
+      layer.recurrent() ? static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden()) : 0;
   const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
   Plan plan;
   plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
