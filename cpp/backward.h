@@ -254,7 +254,8 @@ template <class T, class E> class Backward {
       if (stage.what.ends_cell) forget_reset(now, i, rows, vectors, 1, layer_.cell.states);
       const index place = now.places.begin + i;
       run_block(worker, stage, vectors, place, rows, dh, stride);
-      stage.finish_rows(layer_, worker.rows.values() + place, worker.at.get() + place, rows, vectors);
+      stage.finish_rows(layer_, worker.rows.values() + place, worker.rows.next(), worker.at.get() + place, rows,
+                        vectors);
       i += rows;
     }
   }

@@ -208,9 +208,10 @@ template <class T, class E> class BackwardStage {
   index product_jump() const { return capacity_ * sums_ * N / numbers; }
 
   // After the cell: of `count` rows, at these places, and some vectors of units, what the products read.
-  void finish_rows(const Layer<T>& layer, T* const* values, const index* rows, index count, Range vectors) const {
+  void finish_rows(const Layer<T>& layer, T* const* values, const NextStep& next, const index* rows, index count,
+                   Range vectors) const {
     if (normed())
-      for (index r = 0; r < count; r++) normalize_row_backward(layer, values[r], rows[r]);
+      for (index r = 0; r < count; r++) normalize_row_backward(layer, values[r], next, rows[r]);
     if constexpr (!same) {
       const Buffer<T>& from = normed() ? parts_ : dz_;
       for (index begin = 0, end; begin < count; begin = end) {
@@ -309,7 +310,7 @@ template <class T, class E> class BackwardStage {
     return none;
   }
 
-  void normalize_row_backward(const Layer<T>& layer, const T* values, index row) const {
+  void normalize_row_backward(const Layer<T>& layer, const T* values, const NextStep& next, index row) const {
     const SavedLayout& layout = layer.layout;
     for (index q = 0; q < sums_; q++) {
       const Accumulator& part = what.sums[static_cast<std::size_t>(q)];
@@ -317,7 +318,7 @@ template <class T, class E> class BackwardStage {
       const T* gain = part.x >= 0 ? layer.weights.norms.ih_weight + part.x * what.units
                                   : layer.weights.norms.hh_weight + part.h * what.units;
       normalize_backward(dz_at(0, row) + a * N, capacity_ * what.accumulators() * N, values + slot * layout.hidden,
-                         gain, values[layout.values * layout.hidden + slot - layout.normal], what.units,
+                         next.saved, gain, values[layout.values * layout.hidden + slot - layout.normal], what.units,
                          parts_.get() + (row * sums_ + q) * N, capacity_ * sums_ * N);
     }
   }

@@ -38,9 +38,6 @@ struct NextStep {
   index saved = 0, dy = 0;
   std::array<index, most_states> states{};
 };
-template <class T> [[gnu::always_inline]] inline void bring(const T* at, index on) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::intptr_t>(at) + on * index{sizeof(T)}), 0, 2);
-}
 
 // Zoneout, of the states from `first` on: where among a row's numbers the share of a state before the step that stays
 // lies, and what the cell has made of it. State 0 has `keep` and `fresh`, the others follow, `stride` apart.

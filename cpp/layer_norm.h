@@ -62,7 +62,8 @@ template <class T> class LayerNorm {
   }
 
   // z of a block, [row][accumulator][vector][lane]; x̂ goes among a row's values, where these are kept.
-  void combine(const T* sums, index rows, Range block, const T* bias, T* const* values, T* z) const {
+  void combine(const T* sums, index rows, Range block, const T* bias, T* const* values, const NextStep& next,
+               T* z) const {
     const T* moments = sums + rows * row_size();
     const index vectors = block.end - block.begin, unit = block.begin * N;
     for (index r = 0; r < rows; r++, sums += row_size(), moments += 2 * parts_)
@@ -74,7 +75,7 @@ template <class T> class LayerNorm {
           T* kept = values ? values[r] + (slot_ + q) * layout_.hidden + unit : nullptr;
           for_each_vector_of<T>(lanes_of(block), [&, to = z](index u, auto n) {
             const V normal = (V::load(part + u) - mean) * scale;
-            if (kept) normal.store_first(kept + u, n);
+            if (kept) normal.store_first(kept + u, n), bring(kept + u, next.saved);
             fma(V::load(gain + 2 * u), normal, V::load(begin + u)).store(to + u);
           });
         };

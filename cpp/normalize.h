@@ -51,14 +51,16 @@ template <class T, class Each> Moments<T> moments_of(Each each, index hidden) {
 }
 
 // The adjoint: from dy the gradient of a, da = scale (γ dy - mean(γ dy) - x̂ mean(γ dy ∘ x̂)). The vectors of dy and da
-// lie as far apart as their strides say; lanes past H stay as they were.
-template <class T> void normalize_backward(const T* dy, index dy_stride, const T* normal, const T* gain, T scale,
-                                           index hidden, T* da, index da_stride) {
+// lie as far apart as their strides say; lanes past H stay as they were. The x̂ that is wanted next lies `next` numbers
+// further.
+template <class T> void normalize_backward(const T* dy, index dy_stride, const T* normal, index next, const T* gain,
+                                           T scale, index hidden, T* da, index da_stride) {
   using V = Vec<T>;
   V sum(T(0)), with_normal(T(0));
   for_each_vector_of<T>(hidden, [&, at = dy](index u, auto n) mutable {
     const V d = V::load(at) * V::load_first(gain + u, n);
     sum = sum + d;
+    bring(normal + u, next);
     with_normal = fma(d, V::load_first(normal + u, n), with_normal);
     at += dy_stride;
   });

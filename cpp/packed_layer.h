@@ -132,7 +132,7 @@ template <class T, class E> class PackedStage {
       if (crew.signals.stop(work(j, rows))) return;
       T* of_block = z;
       if (norm_) {
-        norm_.combine(sums, rows, blocks_[static_cast<std::size_t>(j)], bias_of(j), values, z);
+        norm_.combine(sums, rows, blocks_[static_cast<std::size_t>(j)], bias_of(j), values, desk.next(), z);
       } else if (T* made = ahead(j)) {
         of_block = made;
         packed_.multiply_into(nullptr, operand, rows, vector_of(j), vectors_of(j), Make::recurrent, nullptr, made,
