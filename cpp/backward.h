@@ -305,6 +305,7 @@ template <class T, class E> class Backward {
     block.dz = stage.dz(), block.dz_rows = chunk_.capacity(), block.dz_at = worker.at.get() + i;
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
     block.zoned = stage.what.zoned, block.next = p.next();
+    if (stage.what.output != none) block.next.states[0] = block.next.saved;
     stage.what.phase->backward(block);
   }
 

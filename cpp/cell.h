@@ -199,7 +199,9 @@ template <class Cell, class Phase, bool last, class T> void forward_block(const 
       if constexpr (last) {
         for (int k = 0; k < S; k++) {
           if (block.zoned.keeps(k)) {
-            after[k].store_first(saved_row + block.zoned.fresh_of(k) + u * N, n);
+            T* fresh = saved_row + block.zoned.fresh_of(k) + u * N;
+            bring(fresh, block.next.saved);
+            after[k].store_first(fresh, n);
             const V keep = V::load_first(saved_row + block.zoned.keep_of(k) + u * N, n);
             after[k] = fma(keep, before[k], (V(1) - keep) * after[k]);
           }
@@ -256,10 +258,13 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
         for (int k = 0; k < S; k++) {
           if (!block.zoned.keeps(k)) continue;
           tell(k);
-          const V keep = V::load_first(saved_row + block.zoned.keep_of(k) + u * N, n);
+          const T *share = saved_row + block.zoned.keep_of(k) + u * N,
+                  *fresh = saved_row + block.zoned.fresh_of(k) + u * N;
+          bring(share, block.next.saved), bring(fresh, block.next.saved);
+          const V keep = V::load_first(share, n);
           kept[k] = keep * dafter[k];
           dafter[k] = (V(1) - keep) * dafter[k];
-          after[k] = V::load_first(saved_row + block.zoned.fresh_of(k) + u * N, n);
+          after[k] = V::load_first(fresh, n);
         }
       }
       Phase::backward(saved, p, before, after, dafter, dz, dbefore);

@@ -190,6 +190,7 @@ template <class T, class E> class PackedStage {
     }
     if (saves) block.saved = desk.values() + first;
     block.zoned = stage_.zoned, block.next = desk.next();
+    if (stage_.output != none) block.next.states[0] = block.next.saved;
     stage_.phase->forward(block);
   }
 
