@@ -52,6 +52,10 @@ class Barrier {
       arrived_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
 #ifdef __cpp_lib_atomic_wait
+      // The library wakes nobody if it sees nobody asleep, and must not look before the new round can be seen: while a
+      // store waits for its line, which takes long from a core that shares no cache, a later load may be done. One who
+      // falls asleep in between would sleep for ever; a benchmark has met that.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
       round_.notify_all();
 #endif
       return;
