@@ -141,8 +141,7 @@ template <class E> class WeightGradient {
     const Walk walk{rows, dz.row_stride()};
     const E* dz_row = dz.at(v, row) + feed_.first * N;
     T* to = sum(v, c);
-    const index size = tile_rows * w * N,
-                stride = stride_ahead(size * static_cast<index>(sizeof(T)), rows, static_cast<int>(w));
+    const index size = tile_rows * w * N, stride = stride_ahead(size * static_cast<index>(sizeof(T)), rows, w);
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
       const E* pointers[tile_rows];
       for (int k = 0; k < tile_rows; k++) pointers[k] = dz_row + lane + k;

@@ -68,7 +68,7 @@ struct SavedLayout {
   int projected = none;  // m, which the projection reads
   int keep = none;       // zoneout: shares that stay, one a state
   int fresh = none;      // and the states before they were mixed
-  int of_h = 1;          // how many of these slots h takes, which may be wider than H where it is projected
+  int slots_of_h = 1;    // of each: a projected h may be wider than H
   int normal = none;     // layer norm: x̂ of x's part of each gate, then of the operand's
   index scales = 0;      // and how many 1 / √(var + ε), after the slots
 
@@ -76,7 +76,7 @@ struct SavedLayout {
   // Which states zoneout keeps where the cell ends: all, or those that aren't projected; and where h is.
   Zoned zoned_by_cell() const {
     if (keep == none) return {};
-    return {projected == none ? 0 : 1, (keep + of_h - 1) * hidden, (fresh + of_h - 1) * hidden, hidden};
+    return {projected == none ? 0 : 1, (keep + slots_of_h - 1) * hidden, (fresh + slots_of_h - 1) * hidden, hidden};
   }
   Zoned zoned_by_projection() const {
     if (keep == none) return {};
@@ -94,8 +94,9 @@ SavedLayout saved_layout(const CellKernels<T>& cell, index hidden, index project
     return first;
   };
   if (projected) layout.projected = take(1);
-  if (projected && hidden) layout.of_h = static_cast<int>(ceil_div(projected, hidden));
-  if (zoneout) layout.keep = take(cell.states - 1 + layout.of_h), layout.fresh = take(cell.states - 1 + layout.of_h);
+  if (projected && hidden) layout.slots_of_h = static_cast<int>(ceil_div(projected, hidden));
+  if (zoneout)
+    layout.keep = take(cell.states - 1 + layout.slots_of_h), layout.fresh = take(cell.states - 1 + layout.slots_of_h);
   if (norms) {
     int parts = 0;
     for (const CellPhase<T>& phase : cell.phases)

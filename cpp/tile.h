@@ -74,7 +74,7 @@ constexpr int rows_of_tile(index w) { return rows_by_width[static_cast<std::size
 // Elements k that a tile takes at once. Wide panels pass few rows, as fast as they come from a cache: more instructions
 // that load them than these are more than a processor can foresee (measured with one row and weights in the level-2
 // cache: four at once take 1.3 to 1.7 x the time).
-constexpr int steps_at_once(int w) { return w > 4 ? 2 : 4; }
+constexpr int steps_at_once(index w) { return w > 4 ? 2 : 4; }
 
 // Bytes that will be read next, brought into the level-2 cache meanwhile: from `at` on, `stride` apart, so many of them
 // for all elements that are taken at once. What comes from further away hides behind the arithmetic only if it is asked
@@ -83,7 +83,7 @@ struct Ahead {
   const char* at;
   index stride;
 };
-constexpr int lines_ahead(int w) { return steps_at_once(w) * sums_in_registers / 24; }
+constexpr int lines_ahead(index w) { return steps_at_once(w) * sums_in_registers / 24; }
 
 template <int M, int W, class E> void tile(const Parts<E>& parts, index first_row, const E* panel, From<SumOf<E>> from,
                                            SumOf<E>* z, index z_stride, Ahead ahead) {
@@ -168,7 +168,7 @@ template <class E> TileFunction<E> tile_for(int m, int w) {
 constexpr index ceil_div(index n, index by) { return (n + by - 1) / by; }
 
 // The stride by which a tile of w vectors brings `bytes` while it walks `length` elements.
-inline index stride_ahead(index bytes, index length, int w) {
+inline index stride_ahead(index bytes, index length, index w) {
   return ceil_div(bytes, std::max<index>(length / steps_at_once(w) * lines_ahead(w), 1));
 }
 
@@ -229,7 +229,7 @@ template <class E> void multiply(const Parts<E>& parts, index row_count, const P
       // Each tile brings its share of the panel that follows. One tile alone reads too fast for that to help.
       if (tiles.count() > 1) {
         share = ceil_div(walked * w * N * static_cast<index>(sizeof(E)), tiles.count());
-        stride = stride_ahead(share, walked, static_cast<int>(w));
+        stride = stride_ahead(share, walked, w);
       }
     }
     const index next = panels.length * w * N;
