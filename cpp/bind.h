@@ -96,7 +96,7 @@ template <class T> void check_sequence(const char* name, const Array<T>& a, inde
   constexpr py::ssize_t item = sizeof(T);
   if (a.size() == 0) return;  // NumPy gives an empty array whatever strides
   if (width > 1 && a.strides(2) != item) throw py::value_error(std::string(name) + ": expected a contiguous last axis");
-  if (a.strides(0) % item || a.strides(1) % item)
+  if ((steps > 1 && a.strides(0) % item) || (batch > 1 && a.strides(1) % item))
     throw py::value_error(std::string(name) + ": strides are no whole elements");
   check_aligned(name, a);
 }

@@ -29,7 +29,7 @@ template <class Body> void run_over(const RowBlocks& blocks, int num_threads, co
 Sequence<const std::int64_t> tokens_view(const Integers& tokens) {
   constexpr py::ssize_t item = sizeof(std::int64_t);
   const index steps = extent("tokens", tokens, 0, 2), batch = tokens.shape(1);
-  if (tokens.strides(0) % item || tokens.strides(1) % item)
+  if ((steps > 1 && tokens.strides(0) % item) || (batch > 1 && tokens.strides(1) % item))
     throw py::value_error("tokens: strides are no whole elements");
   check_aligned("tokens", tokens);
   return {tokens.data(), steps, batch, 1, tokens.strides(0) / item, tokens.strides(1) / item};

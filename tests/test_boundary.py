@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -102,6 +103,24 @@ def test_takes_arrays_with_zero_strides(axis: int, cell: str) -> None:
     problem = make_problem(cell, SHAPE, num_layers=2)
     expected = passes(problem, np.float32, lambda array: repeated(array).copy())
     assert_same_bits(passes(problem, np.float32, repeated), expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_stride_of_a_single_step_or_row_counts_for_nothing(axis: int) -> None:
+    """NumPy gives such an axis any stride, no multiple of an element's size either."""
+    shape, inputs = [3, 4], 5
+    shape[axis] = 1
+    x = np.random.default_rng(0).standard_normal((*shape, inputs)).astype(np.float32)
+    strides = list(x.strides)
+    strides[axis] = 7
+    layer = rf.LSTM(inputs, 8, seed=0)
+    assert_same_bits(layer(np.lib.stride_tricks.as_strided(x, x.shape, strides)), layer(x))
+
+    tokens = np.arange(math.prod(shape)).reshape(shape)
+    strides = list(tokens.strides)
+    strides[axis] = 7
+    embedding = rf.Embedding(12, 6, seed=0)
+    assert_same_bits(embedding(np.lib.stride_tricks.as_strided(tokens, tokens.shape, strides))[0], embedding(tokens)[0])
 
 
 @pytest.mark.parametrize("form", ["axes_swapped", "time_backwards", "spread", "read_only"])

@@ -99,9 +99,13 @@ def shaped(name: str, array: Array, expected: Expected) -> None:
     if sizes[:1] == ("…",):
         sizes = sizes[1:]
         got = got[max(len(got) - len(sizes), 0) :]
-    differ = [want for want, have in zip(sizes, got, strict=False) if want != have]
-    if len(got) != len(sizes) or any([not isinstance(want, str) for want in differ]):
-        raise ValueError(f"{name}: expected {show(expected)}, got {show(array.shape)}")
+    if len(got) == len(sizes):
+        for want, have in zip(sizes, got, strict=True):
+            if want != have and not isinstance(want, str):
+                break
+        else:
+            return
+    raise ValueError(f"{name}: expected {show(expected)}, got {show(array.shape)}")
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
@@ -135,10 +139,8 @@ def contiguous(array: Array) -> Array:
 
 def rows(array: Array) -> Array:
     """The array itself if its last axis is contiguous and it is aligned and native, else a C-contiguous copy."""
-    item, strides = array.itemsize, array.strides
-    packed = strides[-1] == item or array.shape[-1] == 1 or array.size == 0
-    whole = not any([stride % item for stride in strides])  # `aligned` ignores axes of size 1
-    if packed and whole and array.flags.aligned and array.dtype.isnative:
+    packed = array.flags.c_contiguous or array.strides[-1] == array.itemsize or array.shape[-1] == 1
+    if packed and array.flags.aligned and array.dtype.isnative:
         return array
     return np.array(array, array.dtype.newbyteorder("="), order="C")
 

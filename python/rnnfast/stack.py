@@ -93,7 +93,8 @@ class Stack:
 
     def new_states(self, batch: int) -> tuple[Array, ...]:
         """One array for each state of all scans."""
-        return tuple([checks.empty("state", shape, self.dtype) for shape in self.state_shapes(batch)])
+        count = len(self.scans)
+        return tuple([checks.empty("state", (count, batch, width), self.dtype) for width in self.widths])
 
     def new_sequence(self, steps: int, batch: int, width: int) -> Array:
         """(T, B, width)."""
