@@ -143,6 +143,7 @@ template <class E> class WeightGradient {
     T* to = sum(v, c);
     const index size = tile_rows * w * N, stride = stride_ahead(size * static_cast<index>(sizeof(T)), rows, w);
     for (index lane = 0; lane < feed_.count() * N; lane += tile_rows) {
+      if (v * N + lane % N >= hidden_) continue;  // no unit's
       const E* pointers[tile_rows];
       for (int k = 0; k < tile_rows; k++) pointers[k] = dz_row + lane + k;
       T* sums = to + lane * w * N;

@@ -149,7 +149,8 @@ template <class E> class PackedColumns {
   // In blocks of two panels, so that the last ones share what is left, but of no more than `most` columns.
   PackedColumns(Feed feed, Matrix<T> matrix, index units, index width, index most = std::numeric_limits<index>::max())
       : feed_(std::move(feed)), matrix_(matrix), units_(units), width_(width),
-        group_vectors_(ceil_div(units / matrix.groups, N)), zeros_({2 * width, N}) {
+        group_vectors_(ceil_div(units / matrix.groups, N)), whole_vectors_(units / matrix.groups / N),
+        rest_length_(elements<E>(units / matrix.groups % N)), zeros_({2 * width, N}) {
     zeros_.fill(T(0));
     const index each = std::min(2 * width, most), group_columns = ceil_div(matrix.columns, N);
     for (index g = 0; g < matrix.groups; g++)
@@ -176,12 +177,17 @@ template <class E> class PackedColumns {
   void pack(index j) {
     const Block& block = at(j);
     const index feature = (block.column - at_group(block.group)) * N;
-    const auto row = [&](index k) -> const T* {
-      const index lane = k % N, a = k / N % feed_.count();
-      const index unit = (block.group * group_vectors_ + k / N / feed_.count()) * N + lane;
+    const auto row_of = [&](index v, index a, index lane) -> const T* {
+      const index unit = (block.group * group_vectors_ + v) * N + lane;
       return unit < units_
                  ? matrix_.data + (feed_.gates[static_cast<std::size_t>(a)] * units_ + unit) * matrix_.columns + feature
                  : nullptr;
+    };
+    const index gates = feed_.count(), rest_begins = whole_vectors_ * gates * N;
+    const index rest = rest_length_ * Arithmetic<E>::numbers;
+    const auto row = [&](index k) {
+      return k < rest_begins ? row_of(k / N / gates, k / N % gates, k % N)
+                             : row_of(whole_vectors_, (k - rest_begins) / rest, (k - rest_begins) % rest);
     };
     pack_rows<E>(row, matrix_.columns - feature, block.columns, width_, length(), 0, length(), data_of(j));
   }
@@ -203,11 +209,13 @@ template <class E> class PackedColumns {
       for (index u = 0; u < group_vectors_;) {
         const index count = even_part(group_vectors_ - u, units_at_once());
         if (signals.stop(static_cast<double>(row_count * count * unit_length) * static_cast<double>(dv_stride))) return;
-        const Walk walk{unit_length, 1, count, jump,
-                        (group * group_vectors_ + u) * jump + feed_.first * N / Arithmetic<E>::numbers};
+        const index whole = std::min(count, whole_vectors_ - u), lanes = N / Arithmetic<E>::numbers;
+        const index offset = (group * group_vectors_ + u) * jump + feed_.first * lanes;
+        Parts<E> parts(rows, Walk{unit_length, 1, whole, jump, offset});
+        if (whole < count) parts.add(rows, Walk{rest_length_, 1, feed_.count(), lanes, offset + whole * jump});
         for (index j = begin; j < end; j++) {
           T* to = dv + (at(j).column - first) * N;
-          multiply(Parts<E>(rows, walk), row_count, Panels<E>{data_of(j), at(j).columns, width_, length()},
+          multiply(parts, row_count, Panels<E>{data_of(j), at(j).columns, width_, length()},
                    u || add ? From<T>{to, dv_stride} : From<T>{zeros_.get(), 0}, to, dv_stride, u * unit_length);
         }
         u += count;
@@ -225,12 +233,13 @@ template <class E> class PackedColumns {
   index at_group(index g) const { return g * ceil_div(matrix_.columns, N); }
   // As many vectors of units as make a panel that stays in the level-1 cache.
   index units_at_once() const { return std::max<index>(1, length_in_cache / (feed_.count() * N)); }
-  index length() const { return group_vectors_ * feed_.count() * N / Arithmetic<E>::numbers; }
+  index length() const { return feed_.count() * (whole_vectors_ * N / Arithmetic<E>::numbers + rest_length_); }
   E* data_of(index j) const { return data_ + at(j).column * N * length(); }
 
   Feed feed_;
   Matrix<T> matrix_;
   index units_ = 0, width_ = 0, group_vectors_ = 0;
+  index whole_vectors_ = 0, rest_length_ = 0;  // of a group: and elements of the units after them
   std::vector<Block> blocks_;
   Buffer<T> zeros_;
   E* data_ = nullptr;
