@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -29,16 +29,10 @@ from support import (
     threads,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = Shape(5, 4, 6, 8)
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These calls are too small to be shared; that threads change nothing is tested by itself."""
-    with threads(1):
-        yield
 
 
 # ---- arrays of every form --------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from shapes import Shape
 from slopes import Differentiated, assert_gradients_are_slopes
 from support import CELLS, make_problem, threads
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = Shape(4, 3, 3, 5)
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,13 +30,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "everything": {"num_layers": 2, "bidirectional": True, "ragged": True, "cut": True},
     "everything_but_bias": {"num_layers": 2, "bidirectional": True, "ragged": True, "cut": True, "bias": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These calls are too small to be shared; that threads change nothing is tested by itself."""
-    with threads(1):
-        yield
 
 
 @pytest.mark.parametrize("cell", CELLS)

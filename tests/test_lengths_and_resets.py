@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,19 +19,12 @@ from support import (
     initial_states,
     make_problem,
     solve,
-    threads,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = Shape(8, 6, 5, 11)
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These calls are too small to be shared; that threads change nothing is tested by itself."""
-    with threads(1):
-        yield
 
 
 def forward(layer: Any, x: Array, state: tuple[Array, ...], **arguments: Any) -> tuple[Array, tuple[Array, ...]]:

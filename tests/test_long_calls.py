@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ import pytest
 
 import rnnfast as rf
 from rnnfast import _kernels
-from support import threads
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -29,12 +29,6 @@ def layer_and_tape(steps: int) -> tuple[Any, Any, Array]:
     layer = rf.LSTM(256, 512, seed=0)
     y, _, tape = layer.forward(repeated(steps, 16, 256))
     return layer, tape, y
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 # ---- the lock --------------------------------------------------------------------------------------------------------
