@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import rnnfast as rf
 from rnnfast import _kernels
+from rnnfast.checkpointing import Checkpoint
 from rnnfast.recurrent import Recurrent
 from rnnfast.stack import ZONEOUT
 
@@ -112,7 +113,7 @@ def make_problem(
     return problem
 
 
-def ours(problem: Problem, kind: Kind) -> Contender:
+def ours(problem: Problem, kind: Kind, checkpoint: Checkpoint = None) -> Contender:
     layer, x, dy, lengths, threads = problem.layer, problem.x, problem.dy, problem.lengths, problem.threads
     masks = layer.rng_state
 
@@ -124,7 +125,7 @@ def ours(problem: Problem, kind: Kind) -> Contender:
         rf.set_num_threads(threads)
         layer.zero_grad()
         layer.rng_state = masks
-        _, _, tape = layer.forward(x, lengths=lengths)
+        _, _, tape = layer.forward(x, lengths=lengths, checkpoint=checkpoint)
         return layer.backward(tape, dy)[0]
 
     if kind == "forward":

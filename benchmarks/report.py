@@ -9,7 +9,7 @@ from statistics import quantiles
 from .bounds import ceilings, equations, holdings, streams
 from .limits import MEMORY
 from .results import Figure, Results, Topic, Work
-from .targets import ONE_THREAD, judge, level2_share, next_multiple, one_row
+from .targets import ONE_THREAD, WHOLE_TAPE, judge, level2_share, next_multiple, one_row
 from .variants import USUAL_CELLS
 
 HOW = """\
@@ -60,7 +60,9 @@ def markdown(results: Results) -> str:
         ("One step at a time", _steps(results)),
         ("Language model", _language_model(results)),
         ("Echo state network, states of one thread", _echo_state(results)),
-        ("Time against length", _lengths(results)),
+        ("Time against length, training", _lengths(results, "length")),
+        ("Time against length, forward", _lengths(results, "forward length")),
+        ("Training with checkpoint=True, T = 4,096", _checkpoints(results)),
         ("Peak memory of training", _memory(results)),
         ("Import and installed size", _footprint(results)),
         ("Memory bandwidth", _bandwidth(results)),
@@ -292,8 +294,17 @@ def _echo_state(results: Results) -> str:
     return _timed(results, "echo state", lambda f: seconds(f.ours.median / (f.work.shape.T * f.work.shape.B)), "a step")
 
 
-def _lengths(results: Results) -> str:
-    return _timed(results, "length", lambda f: seconds(f.ours.median / f.work.shape.T), "training, a step")
+def _lengths(results: Results, topic: Topic) -> str:
+    return _timed(results, topic, lambda f: seconds(f.ours.median / f.work.shape.T), "a step")
+
+
+def _checkpoints(results: Results) -> str:
+    figures = [figure for figure in results.of("checkpoint") if WHOLE_TAPE in figure.peers]
+    rows = [
+        [*_place(f), seconds(f.ours.median), percent(f.ours.spread), f"{f.ours.over(f.peers[WHOLE_TAPE]):.2f} ×"]
+        for f in figures
+    ]
+    return table(("shape", "T, B, I, H", "cell", "threads", "training", "spread", "time over the whole tape's"), rows)
 
 
 def _memory(results: Results) -> str:

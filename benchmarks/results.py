@@ -11,7 +11,19 @@ from .limits import Bandwidth
 from .shapes import Shape
 from .timing import Sample
 
-Topic = Literal["forward", "training", "ragged", "step", "language model", "echo state", "length", "threads", "padding"]
+Topic = Literal[
+    "forward",
+    "training",
+    "ragged",
+    "step",
+    "language model",
+    "echo state",
+    "length",
+    "forward length",
+    "threads",
+    "padding",
+    "checkpoint",
+]
 
 LARGEST_SHARE = {"float32": 1.05, "bfloat16": 2.1}  # of the float32 peak; some processors do bfloat16 twice as fast
 

@@ -25,9 +25,9 @@ from .contenders import Contender, Kind, Match, layer_match, make_problem, ours,
 from .limits import measure_bandwidth
 from .peers import BFLOAT16, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing, of_cell
 from .processes import measure_footprint, measure_memory
-from .results import Results
+from .results import Results, Topic
 from .shapes import Extent, Shape, shapes_of
-from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, next_multiple
+from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, WHOLE_TAPE, next_multiple
 from .timing import SETTLE_SECONDS, Turns
 from .variants import BFLOAT16_CELLS, USUAL_CELLS, VARIANTS, variant
 
@@ -39,6 +39,7 @@ LENGTHS: dict[Extent, tuple[int, ...]] = {
     "full": (64, 256, 1024, 4096, 16384, 65536),
 }
 IMPORTS: dict[Extent, int] = {"quick": 1, "default": 5, "full": 9}
+LONG = {1: "one long row", 8: "long rows"}  # by rows; of 4,096 steps, trained with and without checkpoints
 PADDED = (48, 100, 200, 650, 1500)  # hidden sizes of real networks that leave registers, lines or panels half empty
 
 
@@ -146,8 +147,11 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown'}, {os.cpu_count()} CPUs"
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    name = told.get("model name", "unknown")
+    if {"cpu family", "model"} <= told.keys():  # a name may be no more than a maker's
+        name += f" (family {told['cpu family']}, model {told['model']})"
+    return f"{name}, {os.cpu_count()} CPUs"
 
 
 # ---- the jobs --------------------------------------------------------------------------------------------------------
@@ -198,6 +202,7 @@ def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
         yield _job(shape.name, partial(_echo_state, shape, density), plan)
     yield from _padding_jobs(plan, usual)
     yield from _length_jobs(plan)
+    yield from _checkpoint_jobs(plan, usual)
     yield from _memory_jobs(plan, usual)
     yield Job("imports", lambda results: results.footprint.extend(measure_footprint(IMPORTS[plan.extent])))
 
@@ -265,16 +270,31 @@ def _echo_state(shape: Shape, density: float) -> list[Match]:
 def _length_jobs(plan: Plan) -> Iterator[Job]:
     """All lengths in one match, so that they take turns with each other."""
     shapes = [Shape(f"T = {T:,}", T, 1, 128, 128) for T in LENGTHS[plan.extent]]
-    peers = FAMILY
+    topics: dict[Kind, Topic] = {"forward": "forward length", "training": "length"}
 
-    def matches() -> list[Match]:
+    def matches(kind: Kind) -> list[Match]:
         problems = [make_problem("LSTM", shape, 1) for shape in shapes]
-        return [layer_match(problem, "training", builders(peers), topic="length") for problem in problems]
+        return [layer_match(problem, kind, builders(FAMILY), topic=topics[kind]) for problem in problems]
 
     if shapes and "LSTM" in plan.cells:
-        yield _job("LSTM, time against length", matches, plan)
+        for kind in KINDS:
+            yield _job(f"LSTM, {kind}, time against length", partial(matches, kind), plan)
         for shape in shapes:
             yield _memory_job("LSTM", shape, 1)
+
+
+def _checkpoint_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:
+    """Training over a long sequence, with its tape computed again and with its tape kept."""
+    rows = () if plan.extent == "quick" else LONG
+    for threads, cell, B in product(plan.threads, [cell for cell in cells if cell != "RNN"], rows):
+        matches = partial(_checkpoint, cell, Shape(LONG[B], 4096, B, 64, 128), threads)
+        yield _job(f"{cell} {LONG[B]}, checkpoint, threads {threads}", matches, plan)
+
+
+def _checkpoint(cell: str, shape: Shape, threads: int) -> list[Match]:
+    problem = make_problem(cell, shape, threads)
+    peers: dict[str, Callable[[], Contender]] = {WHOLE_TAPE: lambda: ours(problem, "training")}
+    return [Match(work_of(problem, "training", topic="checkpoint"), ours(problem, "training", checkpoint=True), peers)]
 
 
 def _memory_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:

@@ -14,7 +14,7 @@ from .variants import USUAL_CELLS
 
 PYTORCH, PYTORCH_BFLOAT16 = "PyTorch", "PyTorch bf16"
 FLOAT32_PEERS = (PYTORCH, "JAX", "ONNX Runtime", "torch.compile")
-ONE_THREAD, IN_FLOAT32 = "rnnfast, 1 thread", "rnnfast float32"
+ONE_THREAD, IN_FLOAT32, WHOLE_TAPE = "rnnfast, 1 thread", "rnnfast float32", "rnnfast, whole tape"
 LEVELS_WITHOUT_AVX512 = ("v3",)
 NATIVE_BFLOAT16 = ("v4bf16",)
 LEVEL2_BYTES = 768 << 10  # of weights that stay in any level-2 cache of our time beside what else a step touches
@@ -247,12 +247,24 @@ def peak_memory(results: Results) -> Iterator[Check]:
             yield Check(memory.ratio, MOST_MEMORY, f"{memory.cell} {memory.shape.name}")
 
 
-def long_sequences(results: Results) -> Iterator[Check]:
+def long_sequences(topic: Topic) -> Callable[[Results], Iterator[Check]]:
     """Time per step at T = 65,536 over that at T = 64, round by round."""
-    figures = {figure.work.shape.T: figure for figure in results.of("length")}
-    if {64, 65536} <= figures.keys():
-        longest, shortest = figures[65536], figures[64]
-        yield Check(longest.ours.over(shortest.ours) * 64 / 65536, 1.05, _where(longest))
+
+    def checks(results: Results) -> Iterator[Check]:
+        figures = {figure.work.shape.T: figure for figure in results.of(topic)}
+        if {64, 65536} <= figures.keys():
+            longest, shortest = figures[65536], figures[64]
+            yield Check(longest.ours.over(shortest.ours) * 64 / 65536, 1.05, _where(longest))
+
+    return checks
+
+
+def checkpointed(results: Results) -> Iterator[Check]:
+    """Training that computes its tape again, segment by segment, over training that keeps it, round by round."""
+    for figure in results.of("checkpoint"):
+        ratio = figure.ratio(WHOLE_TAPE)
+        if ratio is not None:
+            yield Check(1 / ratio, 1.4, _where(figure))
 
 
 # What the geometric means over PyTorch should be: of its compositions, and of its bfloat16.
@@ -322,6 +334,12 @@ TARGETS = (
     ),
     Target("LSTM ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("LSTM", 3.0)),
     Target("GRU ragged training, fill 0.5, better of packed and padded", "at least", "{:.2f}", ragged("GRU", 4.0)),
+    Target(
+        "ragged training, share of the peak in steps that count, H ≥ 128",
+        "at least",
+        "{:.0%}",
+        shares("ragged", lambda f: f.work.shape.H >= 128, lambda *_: 0.62),
+    ),
     Target("training at H = 48, 100, 200, … over the next multiple of 16", "at most", "{:.2f}", padding),
     Target("second core, H ≥ 128 and B ≥ 16", "at least", "{:.2f}", second_core),
     Target("language model, LSTM, over PyTorch", "at least", "{:.2f}", ratios("language model", "LSTM", 1.5)),
@@ -330,5 +348,7 @@ TARGETS = (
     Target("streaming step, H = 64, share of ONNX Runtime's time", "at most", "{:.2f}", step(64, 0.25)),
     Target("streaming step, H = 256, share of ONNX Runtime's time", "at most", "{:.2f}", step(256, 0.5)),
     Target("echo state network, states, over reservoirpy", "at least", "{:.1f}", echo_state),
-    Target("time per step, T = 65,536 over T = 64", "at most", "{:.2f}", long_sequences),
+    Target("forward, time per step, T = 65,536 over T = 64", "at most", "{:.2f}", long_sequences("forward length")),
+    Target("training, time per step, T = 65,536 over T = 64", "at most", "{:.2f}", long_sequences("length")),
+    Target("training with checkpoint=True over without, T = 4,096", "at most", "{:.2f}", checkpointed),
 )

@@ -16,6 +16,7 @@ from rnnfast.benchmarks.shapes import Shape
 from rnnfast.benchmarks.targets import (
     ONE_THREAD,
     TARGETS,
+    WHOLE_TAPE,
     Verdict,
     forward_bound,
     judge,
@@ -156,9 +157,21 @@ def test_the_other_targets() -> None:
     assert verdict("echo state network", results(echo)).word == "met"
     memory = [Memory("LSTM", TINY, 40, 100), Memory("LSTM", TINY, 40, "not installed")]
     assert verdict("peak memory", results(memory=memory)).word == "met"
-    short = figure("length", shape=Shape("T = 64", 64, 1, 128, 128))
-    long = replace(short, work=replace(short.work, shape=Shape("T", 65536, 1, 128, 128)), ours=sample(1.1 * 1024))
-    assert verdict("time per step", results(short, long)).word == "missed"
+    useful = results(figure("ragged", share=0.7), figure("ragged", "GRU", share=0.6), figure("ragged", shape=TINY))
+    judged = verdict("ragged training, share", useful)
+    assert (judged.kept, judged.of) == (1, 2)
+
+
+def test_long_sequences_are_held_against_short_ones_and_checkpoints_against_the_whole_tape() -> None:
+    for topic, name in (("length", "training, time per step"), ("forward length", "forward, time per step")):
+        short = figure(topic, shape=Shape("T = 64", 64, 1, 128, 128))
+        long = replace(short, work=replace(short.work, shape=Shape("T", 65536, 1, 128, 128)), ours=sample(1.1 * 1024))
+        assert verdict(name, results(short, long)).word == "missed"
+    again = figure("checkpoint")
+    again = replace(again, peers={WHOLE_TAPE: sample(0.75)})
+    judged = verdict("training with checkpoint=True", results(again))
+    assert (judged.word, judged.of) == ("met", 1)
+    assert "| some | 100, 32, 128, 256 | LSTM | 1 | 1.00 s | – | 1.33 × |" in markdown(results(again))
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
