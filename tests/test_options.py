@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -315,6 +316,49 @@ def test_what_is_looked_at_in_each_call_may_be_set_later() -> None:
     kept = rf.LSTM(3, 4, zoneout=0.5, seed=0)
     layer.zoneout, layer.grad_clip, layer.batch_first = 0.5, 0.1, False
     assert_same_bits(layer(x)[0], kept(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("zoneout", 1.5, "zoneout: expected a number >= 0 and < 1, got 1.5"),
+        ("zoneout", (0.1, 0.2, 0.3), "zoneout: expected a number or 2"),
+        ("grad_clip", 0.0, "grad_clip: expected a number > 0"),
+        ("recurrent_dropout", 1.0, "recurrent_dropout: expected a number >= 0 and < 1"),
+        ("dropout", -0.1, "dropout: expected a number >= 0 and < 1"),
+    ],
+)
+def test_what_is_set_later_is_checked_as_at_first(name: str, value: Any, said: str) -> None:
+    layer = rf.LSTM(3, 4, 2, seed=0)
+    before = layer.config
+    with pytest.raises(ValueError, match=re.escape(said)):
+        setattr(layer, name, value)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        rf.LSTM(3, 4, 2, seed=0, **{name: value})
+    with pytest.raises(TypeError, match="batch_first: expected a bool, got int"):
+        layer.batch_first = 1  # type: ignore[assignment]
+    assert layer.config == before
+
+
+def test_an_option_is_not_set_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="zoneout: expected 0 for SLSTM"):
+        rf.SLSTM(3, 4, seed=0).zoneout = 0.1
+    for layer, name in ((rf.MinGRU(3, 4, seed=0), "layer_norm"), (rf.IndRNN(3, 4, seed=0), "recurrent_dropout")):
+        with pytest.raises(
+            AttributeError, match=f"{name}: {type(layer).__name__} has no such option; it is one of RNN"
+        ):
+            setattr(layer, name, 0.5)
+    dropout = rf.Dropout(0.2)
+    with pytest.raises(ValueError, match="p: expected a number >= 0 and < 1, got 3"):
+        dropout.p = 3
+    with pytest.raises(AttributeError, match="in_features: fixed when the Linear was made, got 7"):
+        rf.Linear(3, 4).in_features = 7
+
+
+def test_the_layout_of_a_part_is_that_of_the_whole() -> None:
+    network = rf.Sequential(rf.LSTM(3, 4, seed=0), rf.Linear(4, 2, seed=1))
+    with pytest.raises(AttributeError, match="batch_first: fixed while the LSTM is a part of another module, got True"):
+        network[0].batch_first = True
 
 
 @pytest.mark.parametrize("variant", VARIANTS | IN_BFLOAT16)

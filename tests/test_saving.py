@@ -33,6 +33,12 @@ MODELS: dict[str, Callable[[], rf.Module]] = {
     "sequential": lambda: rf.Sequential(
         rf.Embedding(7, 3), rf.Sequential(rf.LSTM(3, 4), rf.Dropout(0.1)), rf.Linear(4, 7)
     ),
+    "seq2seq": lambda: rf.Seq2Seq(
+        rf.Sequential(rf.Linear(3, 2), rf.GRU(2, 4)),
+        rf.Sequential(rf.Embedding(7, 3), rf.GRU(3, 4), rf.SoftmaxHead(4, 6)),
+        start=6,
+        end=5,
+    ),
 }
 
 
@@ -59,6 +65,26 @@ def test_a_loaded_model_computes_the_same_bits(path: Path) -> None:
     model, tokens = MODELS["sequential"](), np.arange(6).reshape(3, 2)
     rf.save(model, path)
     assert np.array_equal(rf.load(path)(tokens)[0], model(tokens)[0])
+
+
+def test_a_loaded_seq2seq_writes_the_same(path: Path) -> None:
+    model, source = MODELS["seq2seq"](), np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
+    assert isinstance(model, rf.Seq2Seq)
+    rf.save(model, path)
+    loaded = rf.load(path)
+    assert isinstance(loaded, rf.Seq2Seq)
+    for got, expected in zip(loaded.greedy(source, max_length=9), model.greedy(source, max_length=9), strict=True):
+        assert np.array_equal(got, expected)
+
+
+def test_an_option_of_one_model_of_an_ensemble_is_not_lost_in_silence(path: Path) -> None:
+    models = rf.Ensemble(rf.GRU, 2, 4, 8, seed=0)
+    layer = models[1]
+    assert isinstance(layer, rf.GRU)
+    layer.zoneout = 0.5
+    with pytest.raises(ValueError, match="model: expected an Ensemble whose models differ in their seeds alone"):
+        rf.save(models, path)
+    assert not path.exists()
 
 
 def reservoirs(seed: int) -> rf.EchoState:

@@ -121,7 +121,7 @@ class EchoState(Module):
         self.bias_scaling = checks.real("bias_scaling", bias_scaling)
         self.feedback_scaling = checks.real("feedback_scaling", feedback_scaling)
         self.skip = checks.flag("skip", skip)
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.batch_first = batch_first
         self.seed = init.choose_seed(seed)
         self.in_features = self.hidden_size + (self.input_size if self.skip else 0)  # of the readout
         shapes = {"readout_weight": (self.output_size, self.in_features), "readout_bias": (self.output_size,)}

@@ -98,7 +98,7 @@ class SoftmaxHead(Stateless):
         self.input_size = checks.size("input_size", input_size)
         self.num_classes = checks.size("num_classes", num_classes)
         self.bias = checks.flag("bias", bias)
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.batch_first = batch_first
         self.seed = init.choose_seed(seed)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.num_classes, self.input_size)}
         super().__init__(shapes | ({"bias": (self.num_classes,)} if self.bias else {}), checks.float_dtype(dtype))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from rnnfast import checks
 from rnnfast.recurrent import CommonOptions, Dense, DenseOptions, Recurrent
@@ -317,5 +317,9 @@ class SLSTM(Dense):
         if options.get("layer_norm"):
             raise ValueError("layer_norm: expected False for SLSTM, which normalises by n, got True")
         super().__init__(input_size, hidden_size, num_layers, **options)
-        if self._zoneouts:
-            raise ValueError(f"zoneout: expected 0 for SLSTM, whose c, n and m go together, got {self.zoneout}")
+
+    def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
+        zoneout = super()._check_zoneout(value)
+        if any(zoneout) if isinstance(zoneout, tuple) else zoneout:
+            raise ValueError(f"zoneout: expected 0 for SLSTM, whose c, n and m go together, got {zoneout}")
+        return zoneout

@@ -159,6 +159,7 @@ class Module(ABC):
     """
 
     _arguments: ClassVar[tuple[str, ...]] = ()
+    _settable: ClassVar[frozenset[str]] = frozenset({"batch_first"})  # those that each call looks at
     _keeps_time: ClassVar[bool] = True  # False: y has no steps, so that lengths and resets end here
     _takes_checkpoint: ClassVar[bool] = False  # whether `forward` has the keyword
     _ends: ClassVar[bool] = False  # True: nothing can follow, since forward and a plain call give different things
@@ -175,6 +176,25 @@ class Module(ABC):
         self._owned = False
         self._shapes = dict(shapes)
         self._adopt(Store(self._count(), dtype), 0)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An argument is fixed once the module is made, unless each call looks at it; then it is checked again."""
+        if name in self._arguments:
+            if "_shapes" in self.__dict__:
+                self._check_settable(name, value)
+            value = self._check_argument(name, value)
+        super().__setattr__(name, value)
+
+    def _check_settable(self, name: str, value: Any) -> None:
+        kind = type(self).__name__
+        if name not in self._settable:
+            raise AttributeError(f"{name}: fixed when the {kind} was made, got {value!r}")
+        if name == "batch_first" and self._owned:
+            raise AttributeError(f"{name}: fixed while the {kind} is a part of another module, got {value!r}")
+
+    def _check_argument(self, name: str, value: Any) -> Any:
+        """An argument that may be set later, as the module keeps it."""
+        return checks.flag(name, value) if name == "batch_first" else value
 
     # ---- calls -------------------------------------------------------------------------------------------------------
     def __call__(self, x: Any, state: State = None, lengths: Any = None, resets: Any = None) -> tuple[Array, State]:

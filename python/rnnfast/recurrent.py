@@ -28,8 +28,6 @@ from rnnfast.streaming import Stream
 __all__ = ["CommonOptions", "Dense", "DenseOptions", "Recurrent"]
 
 _CELLS = _kernels.cells()
-# Options that each call looks at, and so may be set later. The others have made parameters, masks and kernels.
-_LATER = frozenset({"batch_first", "dropout", "zoneout", "recurrent_dropout", "grad_clip"})
 NORMS = ("ln_ih_weight", "ln_ih_bias", "ln_hh_weight", "ln_hh_bias")  # parameters of layer norm, (G·H,) each
 
 
@@ -107,6 +105,8 @@ class Recurrent(Module):
     num_heads = 1
     layer_norm = False
     recurrent_dropout = 0.0
+    # The other options have made parameters, masks and kernels.
+    _settable = frozenset({"batch_first", "dropout", "zoneout", "recurrent_dropout", "grad_clip"})
     _takes_checkpoint = True
     _masks: Masks
     batch_first: bool
@@ -129,8 +129,7 @@ class Recurrent(Module):
         """Refuse an option by its name, and say whose it is."""
         for name in options:
             if name not in cls._arguments:
-                others = [kind.__name__ for kind in _below(Recurrent) if name in kind._arguments and kind is not Dense]
-                hint = f"; it is one of {', '.join(others)}" if others else f"; it has {', '.join(cls._arguments)}"
+                hint = _owners(name) or f"; it has {', '.join(cls._arguments)}"
                 raise TypeError(f"{name}: {cls.__name__} has no such option{hint}")
         return super().__new__(cls)
 
@@ -155,11 +154,11 @@ class Recurrent(Module):
         self.hidden_size = checks.size("hidden_size", hidden_size)
         self.num_layers = checks.size("num_layers", num_layers, maximum=MOST_LAYERS)
         self.bias = checks.flag("bias", bias)
-        self.batch_first = checks.flag("batch_first", batch_first)
-        self.dropout = checks.real("dropout", dropout, 0.0, 1.0)
+        self.batch_first = batch_first
+        self.dropout = dropout
         self.bidirectional = checks.flag("bidirectional", bidirectional)
-        self.zoneout = self._check_zoneout(zoneout)
-        self.grad_clip = None if grad_clip is None else checks.real("grad_clip", grad_clip, open_low=True)
+        self.zoneout = zoneout
+        self.grad_clip = grad_clip
         self.train_initial_state = checks.flag("train_initial_state", train_initial_state)
         self.seed = init.choose_seed(seed)
         if self.dropout and self.num_layers == 1:
@@ -185,9 +184,18 @@ class Recurrent(Module):
         self._start_parameters()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._arguments and name not in _LATER and "_stack" in self.__dict__:
-            raise AttributeError(f"{name}: fixed when the {type(self).__name__} was made, got {value!r}")
+        if not name.startswith("_") and name not in self._arguments and (hint := _owners(name)):
+            raise AttributeError(f"{name}: {type(self).__name__} has no such option{hint}")
         super().__setattr__(name, value)
+
+    def _check_argument(self, name: str, value: Any) -> Any:
+        if name in ("dropout", "recurrent_dropout"):
+            return checks.real(name, value, 0.0, 1.0)
+        if name == "zoneout":
+            return self._check_zoneout(value)
+        if name == "grad_clip":
+            return None if value is None else checks.real(name, value, open_low=True)
+        return super()._check_argument(name, value)
 
     def _start_parameters(self) -> None:
         """The initial values: drawn, but for gains, their biases and initial states."""
@@ -457,8 +465,14 @@ class Dense(Recurrent):
         **common: Unpack[CommonOptions],
     ) -> None:
         self.layer_norm = checks.flag("layer_norm", layer_norm)
-        self.recurrent_dropout = checks.real("recurrent_dropout", recurrent_dropout, 0.0, 1.0)
+        self.recurrent_dropout = recurrent_dropout
         super().__init__(input_size, hidden_size, num_layers, **common)
+
+
+def _owners(name: str) -> str:
+    """The layers that have an option, as a part of a message; nothing if none has."""
+    owners = [kind.__name__ for kind in _below(Recurrent) if name in kind._arguments and kind is not Dense]
+    return f"; it is one of {', '.join(owners)}" if owners else ""
 
 
 def _below(kind: type[Recurrent]) -> list[type[Recurrent]]:

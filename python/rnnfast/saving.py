@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from rnnfast import echo_state, ensemble, heads, layers, modules
+from rnnfast import echo_state, ensemble, heads, layers, modules, seq2seq
 from rnnfast.module import Module
 
 __all__ = ["load", "load_with_metadata", "save"]
 
 _FORMAT = "1"
-_HOMES = (layers, modules, heads, echo_state, ensemble)
-_CLASSES: dict[str, type[Module]] = {name: getattr(home, name) for home in _HOMES for name in home.__all__}
+_HOMES = (layers, modules, heads, echo_state, ensemble, seq2seq)
+_NAMED = {name: getattr(home, name) for home in _HOMES for name in home.__all__}
+_CLASSES: dict[str, type[Module]] = {name: kind for name, kind in _NAMED.items() if issubclass(kind, Module)}
 
 
 def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -29,6 +30,7 @@ def save(model: Module, path: str | os.PathLike[str], *, metadata: Mapping[str, 
 
     Raises:
         TypeError: the model has a module that isn't rnnfast's own, or `metadata` isn't strings.
+        ValueError: an option was set for some models of an `Ensemble` alone.
         OSError: the file can't be written.
     """
     from safetensors.numpy import save as to_bytes
@@ -109,9 +111,14 @@ def _describe(module: Module) -> dict[str, Any]:
         raise TypeError(f"model: expected modules of rnnfast, got {type(module).__module__}.{name}")
     if isinstance(module, modules.Sequential):
         return {"class": name, "arguments": {"modules": [_describe(part) for part in module]}}
+    if isinstance(module, seq2seq.Seq2Seq):
+        parts = [_describe(part) for part in module.modules]
+        return {"class": name, "arguments": {"modules": parts, "start": module.start, "end": module.end}}
     if isinstance(module, ensemble.Ensemble):
         models = [_describe(model) for model in module]
         seeds = [[place["seed"] for place in _seeded(model)] for model in models]
+        if any(_reseeded(models[0], own) != model for model, own in zip(models, seeds, strict=True)):
+            raise ValueError("model: expected an Ensemble whose models differ in their seeds alone")
         return {"class": name, "arguments": {"model": models[0], "seeds": list(module.seeds), "own_seeds": seeds}}
     return {"class": name, "arguments": module.config}
 
@@ -121,6 +128,10 @@ def _build(architecture: dict[str, Any]) -> Module:
     kind, arguments = _CLASSES[architecture["class"]], architecture["arguments"]
     if kind is modules.Sequential:
         return modules.Sequential(*map(_build, arguments["modules"]))
+    if kind is seq2seq.Seq2Seq:
+        parts: Any = map(_build, arguments["modules"])
+        encoder, decoder = parts
+        return kind(encoder, decoder, start=arguments["start"], end=arguments["end"])
     if kind is ensemble.Ensemble:
         models = iter([_build(_reseeded(arguments["model"], seeds)) for seeds in arguments["own_seeds"]])
         return ensemble.Ensemble(lambda seed: next(models), len(arguments["own_seeds"]), seed=arguments["seeds"])

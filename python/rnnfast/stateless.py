@@ -98,7 +98,7 @@ class Embedding(Stateless):
     ) -> None:
         self.num_embeddings = checks.size("num_embeddings", num_embeddings)
         self.embedding_dim = checks.size("embedding_dim", embedding_dim)
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.batch_first = batch_first
         self.seed = init.choose_seed(seed)
         super().__init__({"weight": (self.num_embeddings, self.embedding_dim)}, checks.float_dtype(dtype))
         init.normal(self.params, self.seed)
@@ -182,7 +182,7 @@ class Linear(Stateless):
         self.in_features = checks.size("in_features", in_features)
         self.out_features = checks.size("out_features", out_features)
         self.bias = checks.flag("bias", bias)
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.batch_first = batch_first
         self.seed = init.choose_seed(seed)
         shapes: dict[str, tuple[int, ...]] = {"weight": (self.out_features, self.in_features)}
         super().__init__(shapes | ({"bias": (self.out_features,)} if self.bias else {}), checks.float_dtype(dtype))
@@ -249,13 +249,17 @@ class Dropout(Stateless):
     """
 
     _arguments = ("p", "batch_first", "seed")
+    _settable = frozenset({"p", "batch_first"})
 
     def __init__(self, p: float = 0.5, *, batch_first: bool = False, seed: int | None = None) -> None:
-        self.p = checks.real("p", p, 0.0, 1.0)
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.p = p
+        self.batch_first = batch_first
         self.seed = init.choose_seed(seed)
         self._masks: Masks = Masks(self.seed)
         super().__init__({}, np.dtype(np.float32))
+
+    def _check_argument(self, name: str, value: Any) -> Any:
+        return checks.real(name, value, 0.0, 1.0) if name == "p" else super()._check_argument(name, value)
 
     def _apply(self, x: Array, lengths: Array | None, masks: Key) -> Array:
         """x with the masks of a call, or with none."""
@@ -303,7 +307,7 @@ class Last(Stateless):
     _keeps_time = False
 
     def __init__(self, *, batch_first: bool = False) -> None:
-        self.batch_first = checks.flag("batch_first", batch_first)
+        self.batch_first = batch_first
         super().__init__({}, np.dtype(np.float32))
 
     def _last(self, x: Array, lengths: Array | None) -> tuple[Array, Array]:
