@@ -128,7 +128,8 @@ def test_info_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_info_has_every_cell_of_the_kernels_and_its_twin(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "--cells"]) == 0
-    cells, parameters, _ = capsys.readouterr().out.split("\n\n")
+    cells, parameters, legend = capsys.readouterr().out.split("\n\n")
+    assert re.search(r"equations in NumPy are reference/reservoir\.py, \d+ lines", legend)
     assert {line[9:].split()[0] for line in cells.splitlines()[2:]} == set(_kernels.cells())
     header = ROOT / "cpp" / "cells" / "lstm.h"
     lines = len(header.read_text().splitlines()) if header.exists() else 0
@@ -143,6 +144,7 @@ def test_info_has_every_cell_of_the_kernels_and_its_twin(capsys: pytest.CaptureF
         "reset_after, recurrent_dropout –",
         "every, as bias=False no bias_ih, no bias_hh",
         "feedback_scaling weight_fb (H, O)",
+        "batch_first, dropout, zoneout (not SLSTM), grad_clip, compute_dtype, dtype, seed –",
     ):
         assert line in [" ".join(row.split()) for row in parameters.splitlines()]
 

@@ -17,7 +17,8 @@ from rnnfast.echo_state import EchoState
 from rnnfast.recurrent import Dense, Recurrent
 
 LEGEND = """I input, H hidden, P projected, K heads, L layers, D directions. Shapes are those of a layer and direction.
-EchoState has no cell: its reservoir of n connections is drawn and fixed, its readout of O outputs is solved for."""
+EchoState has no cell: its reservoir of n connections is drawn and fixed, its readout of O outputs is solved for. Its
+equations in NumPy are reference/reservoir.py, {lines} lines."""
 
 # Sizes that can be told apart in a shape, with their multiples.
 I, H, P, K = 5, 12, 7, 2  # noqa: E741
@@ -39,7 +40,8 @@ def describe_cells() -> str:
         ("layer", "option", "parameters; what the option changes in them"),
         [*(row for kind in kinds for row in _parameter_rows(kind)), *_common_rows(), *_reservoir_rows()],
     )
-    return f"{cells}\n\n{parameters}\n\n{LEGEND}"
+    _, lines = _count(_twins(), "reservoir.py")
+    return f"{cells}\n\n{parameters}\n\n{LEGEND.format(lines=lines)}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -129,7 +131,21 @@ def _common_rows() -> Iterator[list[str]]:
     first, *others = _option_rows(layers.LSTM, _own(Recurrent))
     yield ["every, as", *first[1:]]
     yield ["the LSTM", *others[0][1:]]
-    yield from others[1:]
+    *changing, (_, without, nothing) = others[1:]
+    yield from changing
+    yield ["", ", ".join(name + _refused_by(name) for name in without.split(", ")), nothing]
+
+
+def _refused_by(option: str) -> str:
+    """The layers that refuse an option of every layer, in brackets."""
+    value, _ = VALUES.get(option, (None, ""))
+    refusing = []
+    for name in layers.__all__ if value is not None else ():
+        try:
+            getattr(layers, name)(I, H, seed=0, **{option: value})
+        except ValueError:
+            refusing.append(name)
+    return f" (not {', '.join(refusing)})" if refusing else ""
 
 
 def _reservoir_rows() -> Iterator[list[str]]:

@@ -12,6 +12,8 @@ against this package. Read it from the bottom to the top:
 5. `stack`, **the stack**: layers × directions of scans over a batch, with the names and layouts of `rnnfast.LSTM` and
    its kin. `forward` leaves a `Tape` (`tape`), which `backward` reads.
 
+Beside them stands `reservoir`, of an echo state network: a step, the readout and the scan of both.
+
 Letters: T steps, B batch, I input, H hidden, G gates, P features of a projected h; x input, h hidden state, c cell
 state, y output, W = `weight_ih`, R = `weight_hh`, b = `bias_ih`, b' = `bias_hh`; ∘ multiplies element by element, σ is
 the logistic function. The gates' rows lie one below the other in W (G·H, I), R (G·H, H), b and b' (G·H,). An array `dv`
@@ -39,6 +41,7 @@ from rnnfast.reference.minimal import (
     min_lstm_step_backward,
 )
 from rnnfast.reference.options import project_output, project_output_backward, zoneout, zoneout_backward
+from rnnfast.reference.reservoir import Reservoir, reservoir_scan, reservoir_step
 from rnnfast.reference.rnn import rnn_step, rnn_step_backward
 from rnnfast.reference.sequence import Step, scan, scan_backward
 from rnnfast.reference.shared import (
@@ -71,6 +74,7 @@ __all__ = [
     "Array",
     "Cell",
     "Params",
+    "Reservoir",
     "Step",
     "Tape",
     "Vectors",
@@ -99,6 +103,8 @@ __all__ = [
     "project_output_backward",
     "project_state",
     "project_state_backward",
+    "reservoir_scan",
+    "reservoir_step",
     "rnn_step",
     "rnn_step_backward",
     "scan",

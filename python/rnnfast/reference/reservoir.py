@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rnnfast.reference import Array, product
+from rnnfast.reference.shared import Array, product
 
 __all__ = ["Reservoir", "readout", "reservoir_scan", "reservoir_step"]
 
