@@ -6,9 +6,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
+#include <chrono>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
+
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
 
 #include "signals.h"
 #include "views.h"
@@ -123,15 +130,42 @@ inline Lengths lengths_view(const MaybeArray<std::int64_t>& lengths, index steps
   return {data, steps};
 }
 
-// Runs body(signals) without the lock. Every 30 ms or so this thread takes it and lets Python's handlers run; if one
-// raises (Ctrl-C), the body ends soon and the exception goes on from here.
+// Python's main thread, the only one in which its handlers run. Python tells, again after a fork.
+inline std::atomic<unsigned long> main_thread{0};
+
+// Python's lock, given away for a scope. While the interpreter ends, one that is older than 3.14 unwinds every other
+// thread that asks for its lock, here through frames that hold its objects: such a thread waits for the process to end.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+  ~Unlocked() {
+#if defined(__GLIBCXX__)
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (abi::__forced_unwind&) {
+      while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+#else
+    PyEval_RestoreThread(state_);
+#endif
+  }
+
+ private:
+  PyThreadState* state_;
+};
+
+// Runs body(signals) without the lock. Every 30 ms or so the main thread takes it and lets Python's handlers run; if
+// one raises (Ctrl-C), the body ends soon and the exception goes on from here.
 template <class Body> void run_unlocked(const Body& body) {
-  Signals signals([] {
+  const bool main = PyThread_get_thread_ident() == main_thread;
+  Signals signals(main ? [] {
     const py::gil_scoped_acquire locked;
     return PyErr_CheckSignals() != 0;
-  });
+  } : never_stop);
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     body(signals);
   }
   if (signals.stopped()) throw py::error_already_set();

@@ -113,10 +113,19 @@ template <class T> bool reads_h(const CellKernels<T>& cell) {
   return false;
 }
 
+// Whether a unit takes its own number of x.
+template <class T> bool reads_own_x(const CellKernels<T>& cell) {
+  for (const CellPhase<T>& phase : cell.phases)
+    for (const Accumulator& a : phase.accumulators)
+      if (a.x == own) return true;
+  return false;
+}
+
 // The parameters of a cell: weight_hh where it has a recurrent product, the unit weights as many as it declares.
 template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index input, index hidden, index output,
                                            index heads, NamedArrays<T>& arrays) {
   const index rows = checked_product({cell.gates, hidden});
+  if (hidden < 1) throw py::value_error("weight_ih: expected rows for at least one unit of each gate");
   if (heads < 1 || output % heads) throw py::value_error("heads: expected a divisor of the width of h");
   Weights<T> weights;
   weights.input = input, weights.hidden = hidden, weights.output = output, weights.heads = heads;
@@ -133,6 +142,10 @@ template <class T> Weights<T> weights_view(const CellKernels<T>& cell, index inp
   if (!weights.hh && reads_h(cell)) throw py::value_error("weight_hh: expected an array, got None");
   if (weights.norms && !weights.norms.hh_weight) throw py::value_error("ln_hh_weight: expected an array, got None");
   if (!weights.hr && output != hidden) throw py::value_error("weight_hr: expected an array, got None");
+  if (weights.hr && (heads > 1 || !reads_h(cell)))
+    throw py::value_error("weight_hr: expected None for a cell with heads or without a recurrent product");
+  if (reads_own_x(cell) && input != hidden)
+    throw py::value_error("weight_ih: expected as many features as units, since the cell reads x itself");
   return weights;
 }
 

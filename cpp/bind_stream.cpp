@@ -26,6 +26,8 @@ template <class T> std::unique_ptr<AnyStream<T>> make_stream(const std::vector<s
     const py::array first = py::array::ensure(of_layer["weight_ih"]);
     const index input = layers.empty() ? extent("weight_ih", first, 1, 2) : layers.back().output;
     layers.push_back(weights_view(found, input, hidden, output, heads, arrays));
+    if (hidden != layers.front().hidden || output != layers.front().output || found.states != cells.front()->states)
+      throw py::value_error("weights: expected layers of the same size and number of states");
     fill_heads(layers.back(), found.gates, dense_heads[layers.size() - 1]);
   }
   const Zoneout shares = zoneout_view(zoneout, cells.front()->states);

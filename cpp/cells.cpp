@@ -14,7 +14,8 @@
 namespace rnnfast {
 
 template <class T> const std::vector<CellKernels<T>>& cells() {
-  static const std::vector<CellKernels<T>> all = {
+  // Never destroyed: a daemon thread may still compute when the process ends.
+  static const auto& all = *new std::vector<CellKernels<T>>{
       describe<Rnn<Tanh>, T>(),
       describe<Rnn<Relu>, T>(),
       describe<Rnn<Sigmoid>, T>(),

@@ -198,7 +198,7 @@ template <class T> struct Layer {
     }
     all.back().ends_cell = true, all.back().zoned = layout.zoned_by_cell();
     if (w.projects()) {
-      static const CellKernels<T> projection = describe<Projection, T>();
+      static const auto& projection = *new CellKernels<T>(describe<Projection, T>());  // never destroyed
       Stage<T> stage;
       stage.phase = &projection.phases.front(), stage.units = w.output;
       stage.sums = stage.phase->accumulators;

@@ -41,6 +41,7 @@ py::array_t<std::uint8_t> empty_bytes(index count) {
 PYBIND11_MODULE(RNNFAST_MODULE, m) {
   m.def("openmp", rnnfast::has_openmp);
   m.def("build_info", rnnfast::build_info);
+  m.def("set_main_thread", [](unsigned long ident) { rnnfast::main_thread = ident; }, rnnfast::py::arg("ident"));
   m.def("empty_bytes", rnnfast::empty_bytes, rnnfast::py::arg("count"));
   rnnfast::bind_forward(m);
   rnnfast::bind_backward(m);

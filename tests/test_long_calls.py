@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -169,3 +171,55 @@ def test_a_signal_ends_a_linear_layer_and_no_gradient_is_halved() -> None:
     layer.flat_grads[...] = 7
     interrupt(lambda: layer.backward(tape, repeated(*tape.shape)))
     assert (layer.flat_grads == 7).all()
+
+
+# ---- the end of the process ------------------------------------------------------------------------------------------
+
+AT_THE_END = """
+import threading
+import time
+import numpy as np
+import rnnfast as rf
+
+rf.set_num_threads({threads})
+layer, x = rf.LSTM(64, 128, seed=0), np.broadcast_to(np.ones(64, np.float32), ({steps}, 16, 64))
+
+
+def compute():
+    while True:
+        layer(x)
+
+
+threading.Thread(target=compute, daemon=True).start()
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("steps", [20, 20_000], ids=["short_calls", "long_calls"])
+def test_a_daemon_thread_in_a_kernel_does_not_abort_the_end(steps: int, threads: int) -> None:
+    for _ in range(3):
+        script = AT_THE_END.format(threads=threads, steps=steps)
+        ended = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", timeout=100)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_signal_ends_a_call_in_a_child_that_another_thread_has_forked() -> None:
+    """The thread that forks is the child's main thread, in which Python's handlers run."""
+    statuses: list[int] = []
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            layer, x = rf.LSTM(256, 512, seed=0), repeated(20_000, 16, 256)
+            try:
+                interrupt(lambda: layer(x))
+            finally:
+                os._exit(17 if sys.exc_info()[0] is None else 1)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    other = threading.Thread(target=fork)
+    other.start()
+    other.join()
+    assert statuses == [17]

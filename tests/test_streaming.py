@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnfast as rf
+from rnnfast import _kernels
 from support import CELLS, as_tuple, new_layer, threads
 
 each_cell = pytest.mark.parametrize("cell", CELLS)
@@ -142,3 +145,29 @@ def test_bad_states_and_sizes_are_named():
         rf.LSTM(3, 5, seed=0).stream(0)
     with pytest.raises(ValueError, match="bidirectional: expected False for a stream"):
         rf.LSTM(3, 5, bidirectional=True, seed=0).stream()
+
+
+# ---- what a wrong call of the kernels would read out of bounds -------------------------------------------------------
+
+
+def _weights(gates: int, hidden: int, inputs: int, **more: Any) -> dict[str, Any]:
+    shapes = {"weight_ih": (gates * hidden, inputs), "weight_hh": (gates * hidden, hidden)}
+    return {name: np.ones(shape, np.float32) for name, shape in shapes.items()} | {"unit_weights": (), **more}
+
+
+@pytest.mark.parametrize(
+    ("cells", "weights", "heads", "said"),
+    [
+        (["rnn_tanh"] * 2, [_weights(1, 4, 3), _weights(1, 400, 4)], 1, "expected layers of the same size"),
+        (["rnn_tanh", "slstm"], [_weights(1, 4, 3), _weights(4, 4, 4)], 1, "expected layers of the same size"),
+        (["rnn_tanh"], [_weights(1, 0, 3)], 1, "weight_ih: expected rows for at least one unit"),
+        (["lstm"], [_weights(4, 8, 3, weight_hr=np.ones((8, 8), np.float32))], 2, "weight_hr: expected None"),
+    ],
+)
+def test_the_kernels_refuse_layers_that_do_not_fit(
+    cells: list[str], weights: list[dict[str, Any]], heads: int, said: str
+) -> None:
+    if heads > 1:
+        weights[0]["weight_hh"] = weights[0]["weight_hh"][:, : weights[0]["weight_hh"].shape[1] // heads].copy()
+    with pytest.raises(ValueError, match=said):
+        _kernels.make_stream(cells, weights, 1, 1, heads, None, False, np.empty(0, np.float32))

@@ -62,6 +62,7 @@ mse = _core.mse
 openmp = _core.openmp
 plan = _core.plan
 saved_size = _core.saved_size
+set_main_thread = _core.set_main_thread
 sgd_step = _core.sgd_step
 softmax_cross_entropy = _core.softmax_cross_entropy
 softmax_head = _core.softmax_head

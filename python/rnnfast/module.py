@@ -234,6 +234,9 @@ class Module(ABC):
         `grads`. Concurrent backward passes need their own. dx is None with ``need_dx=False``, where x isn't
         differentiable (tokens), and where dy is None and nothing else gives x a gradient.
 
+        An exception in its midst (Ctrl-C, no memory) halves no gradient, but of several layers or directions some may
+        have added theirs and others not: zero them before the next call.
+
         Consumes the tape unless ``keep=True``. RuntimeError if it was consumed, made by another module, or if the
         parameters have changed since.
         """

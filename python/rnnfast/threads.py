@@ -185,7 +185,14 @@ def _limit(group: Path) -> float | None:
 
 def _in_child() -> None:
     global _team_lost, _warning_due
+    _tell_main_thread()
     _team_lost = _warning_due = _team_made or "torch" in sys.modules
 
 
+def _tell_main_thread() -> None:
+    """Kernels ask for signals there alone: Python's handlers run in no other thread."""
+    _kernels.set_main_thread(threading.main_thread().ident or 0)
+
+
+_tell_main_thread()
 os.register_at_fork(after_in_child=_in_child)
