@@ -1,6 +1,7 @@
 // One compiled module an instruction-set level: the same functions under another name. Binds only.
 #include "bind.h"
 #include "memory.h"
+#include "threads.h"
 
 namespace rnnfast {
 namespace {
@@ -25,6 +26,21 @@ py::dict build_info() {
   return info;
 }
 
+// Whether calls have one thread while others crowd the cores; whether they did before.
+bool watch_crowd(bool on) { return watches_crowd.exchange(on && tells_time_of_threads); }
+
+// For each region (opened, closed, computed), one after the other: whether there was room for its threads. Those
+// without room count for nothing.
+std::vector<bool> crowd_of(const std::vector<std::array<Nanoseconds, 3>>& regions) {
+  Crowd seen;
+  std::vector<bool> room;
+  for (const auto& [opened, closed, computed] : regions) {
+    room.push_back(seen.has_room(opened));
+    if (room.back()) seen.note(opened, closed, computed);
+  }
+  return room;
+}
+
 // An array of bytes, not initialised, whose memory goes back to the spare blocks when nothing refers to it any more.
 py::array_t<std::uint8_t> empty_bytes(index count) {
   if (count < 0) throw py::value_error("count: expected at least 0, got " + std::to_string(count));
@@ -42,6 +58,8 @@ PYBIND11_MODULE(RNNFAST_MODULE, m) {
   m.def("openmp", rnnfast::has_openmp);
   m.def("build_info", rnnfast::build_info);
   m.def("set_main_thread", [](unsigned long ident) { rnnfast::main_thread = ident; }, rnnfast::py::arg("ident"));
+  m.def("watch_crowd", rnnfast::watch_crowd, rnnfast::py::arg("on"));
+  m.def("crowd_of", rnnfast::crowd_of, rnnfast::py::arg("regions"));
   m.def("empty_bytes", rnnfast::empty_bytes, rnnfast::py::arg("count"));
   rnnfast::bind_forward(m);
   rnnfast::bind_backward(m);

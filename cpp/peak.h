@@ -32,7 +32,7 @@ template <class T> double fma_peak(double seconds, int threads) {
   const auto since = [](Clock::time_point from) { return std::chrono::duration<double>(Clock::now() - from).count(); };
   const auto run = [&](std::int64_t rounds) {
     const auto from = Clock::now();
-    parallel(threads, [&](int, int) {
+    team(threads, [&](int, int) {
       volatile T kept = fma_rounds<T>(rounds);
       (void)kept;
     });
@@ -54,7 +54,7 @@ inline double line_round_trip(int turns) {
   alignas(64) std::atomic<int> there{0};
   alignas(64) std::atomic<int> back{0};
   double took = std::numeric_limits<double>::quiet_NaN();
-  parallel(2, [&](int thread, int count) {
+  team(2, [&](int thread, int count) {
     if (count == 1) return;
     using Clock = std::chrono::steady_clock;
     Clock::time_point start;

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "crowd.h"
 #include "signals.h"
 #include "simd.h"
 
@@ -14,9 +15,9 @@
 
 namespace rnnfast {
 
-// Calls body(thread, count) once in each worker. `count` is what the runtime gave, which may be fewer than `threads`.
-// The body must neither throw nor allocate. One thread opens no region at all.
-template <class Body> void parallel([[maybe_unused]] int threads, const Body& body) {
+// Calls body(thread, count) once in each worker of a region. `count` is what the runtime gave, which may be fewer than
+// `threads`. The body must neither throw nor allocate. One thread opens no region at all.
+template <class Body> void team([[maybe_unused]] int threads, const Body& body) {
 #ifdef _OPENMP
   if (threads > 1) {
 #pragma omp parallel num_threads(threads)
@@ -29,6 +30,20 @@ template <class Body> void parallel([[maybe_unused]] int threads, const Body& bo
 #endif
   FlushSubnormals flush;
   body(0, 1);
+}
+
+// The same for the work of a call, in one thread while others crowd the cores.
+template <class Body> void parallel(int threads, const Body& body) {
+  const bool watches = threads > 1 && watches_crowd.load(std::memory_order_relaxed);
+  const Nanoseconds opened = watches ? time_now() : 0;
+  const bool alone = watches && !crowd.has_room(opened), tells = watches && !alone;
+  std::atomic<Nanoseconds> computed{0};
+  team(alone ? 1 : threads, [&](int thread, int count) {
+    const Nanoseconds begun = tells ? time_of_thread() : 0;
+    body(thread, count);
+    if (tells) computed.fetch_add(time_of_thread() - begun, std::memory_order_relaxed);
+  });
+  if (tells) crowd.note(opened, time_now(), computed.load(std::memory_order_relaxed));
 }
 
 // Where the workers of a region wait for each other. A worker spins for a few microseconds, then sleeps: on a busy

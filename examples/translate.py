@@ -87,6 +87,8 @@ def main(
         "reverse": partial(reversing, longest=longest),
         "dates": dates,
     }
+    if task not in tasks:
+        raise SystemExit(f"task: expected one of {', '.join(tasks)}, got {task!r}")
     pairs = tasks[task](12_000, np.random.default_rng(seed))
     held_out, training = pairs[:1000], pairs[1000:]
     alphabets = ["".join(sorted(set("".join(side)))) for side in zip(*pairs, strict=True)]

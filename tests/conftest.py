@@ -28,6 +28,14 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     rnnfast.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_crowd() -> Iterator[None]:
+    """Calls have the threads that a test asks for, on a busy machine too, and seven on two cores."""
+    before = _kernels.watch_crowd(False)
+    yield
+    _kernels.watch_crowd(before)
+
+
 @pytest.fixture
 def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small text in an empty folder, which is the working directory."""

@@ -119,6 +119,11 @@ def test_generate_is_determined_by_its_seed(model: Path, capsys: pytest.CaptureF
     assert text_of("--seed", "1", "--top-k", "2") != text_of("--seed", "1")
 
 
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rnnfast {rf.__version__}\n"
+
+
 def test_info_names_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     shown = capsys.readouterr().out

@@ -194,3 +194,19 @@ def test_repr_shows_the_settings() -> None:
 def test_rejects_wrong_settings(make: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+def test_settings_are_checked_whenever_they_are_set() -> None:
+    adam, sgd = rf.Adam(rf.Linear(3, 2, seed=0)), rf.SGD(rf.Linear(3, 2, seed=0), lr=0.1)
+    for optimizer, name, value, said in (
+        (adam, "betas", (2, 3), r"betas\[0\]: expected a number >= 0 and < 1, got 2"),
+        (adam, "eps", -1, "eps: expected a number >= 0"),
+        (sgd, "momentum", 1.0, "momentum: expected a number >= 0 and < 1, got 1"),
+        (sgd, "lr", -1.0, "lr: expected a number >= 0"),
+    ):
+        before = getattr(optimizer, name)
+        with pytest.raises(ValueError, match=said):
+            setattr(optimizer, name, value)
+        assert getattr(optimizer, name) == before
+    adam.betas = [0.8, 0.9]  # type: ignore[assignment]
+    assert adam.betas == (0.8, 0.9)

@@ -385,8 +385,13 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], Any]]] = {
     "targets": (TypeError, "targets: expected integers", lambda: new_model().loss_and_grad(TOKENS, TOKENS * 0.5)),
     "a target": (
         ValueError,
-        "expected values from 0 to 5, got 6",
+        r"targets: expected values from 0 to 5, got 6 at \(0, 0\)",
         lambda: new_model().loss_and_grad(TOKENS, TOKENS + 6),
+    ),
+    "another batch": (
+        ValueError,
+        "targets: expected 3 sequences, like the source, got 2",
+        lambda: new_model().loss_and_grad(TOKENS, TOKENS[:, :2]),
     ),
     "max_length": (ValueError, "max_length: expected at least 1", lambda: new_model().greedy(TOKENS, max_length=0)),
     "width": (ValueError, "width: expected at least 1", lambda: new_model().beam(TOKENS, max_length=3, width=0)),

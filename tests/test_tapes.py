@@ -72,6 +72,14 @@ def test_backward_consumes_the_tape(name: str) -> None:
             _ = tape.hidden
 
 
+def test_what_is_no_tape_is_refused() -> None:
+    layer = rf.GRU(4, 5, seed=0)
+    y, _, tape = layer.forward(draw(3, 2, 4))
+    for tape_or_not, got in ((y, "ndarray"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"tape: expected the tape of a forward call, got {got}"):
+            layer.backward(tape_or_not, tape)
+
+
 def test_a_refused_backward_leaves_tape_and_gradients() -> None:
     model = language_model()
     y, _, tape = model.forward(np.zeros((3, 2), np.int64))

@@ -237,3 +237,42 @@ def test_show_config_prints_versions_instruction_set_and_threads(capsys: pytest.
     shown = capsys.readouterr().out
     for expected in [rnnfast.__version__, np.__version__, rnnfast.isa, "OpenMP", "safetensors", "compiler"]:
         assert expected in shown
+
+
+# ---- a crowded machine -----------------------------------------------------------------------------------------------
+# Regions as (opened, closed, computed by all workers together) in milliseconds, and whether there was room for theirs.
+
+
+def rooms(*regions: tuple[float, float, float]) -> list[bool]:
+    return _kernels.crowd_of([tuple(round(1e6 * time) for time in region) for region in regions])
+
+
+def test_a_region_that_ends_sooner_than_one_thread_would_has_room() -> None:
+    assert all(rooms(*((k, k + 0.9, 1.0) for k in range(100))))
+    assert all(rooms(*((k, k + 0.55, 0.1) for k in range(100))))  # that is how long it takes to wake a worker
+
+
+def test_after_one_that_waited_longer_than_it_computed_calls_have_one_thread_for_2_ms() -> None:
+    crowded = (0.0, 4.0, 0.1)
+    assert rooms(crowded, (4.1, 4.2, 0.2), (5.9, 6.0, 0.2), (6.1, 6.2, 0.2)) == [True, False, False, True]
+
+
+def test_the_pause_doubles_up_to_half_a_second_and_shrinks_by_what_goes_well() -> None:
+    now, pauses = 0.0, []
+    regions = []
+    for _ in range(10):
+        regions.append((now, now + 4, 0.1))
+        pauses.append(min(2 * 2 ** len(pauses), 500))
+        regions.append((now + 4 + pauses[-1] - 0.1, now + 4 + pauses[-1], 0.2))
+        now += 4 + pauses[-1]
+    assert rooms(*regions) == [True, False] * 10
+    well = [(now + 100 * k, now + 100 * (k + 1), 190.0) for k in range(5)]  # half a second
+    end = now + 500
+    again = [(end, end + 4, 0.1), (end + 5.9, end + 5.95, 0.1), (end + 6, end + 6.1, 0.2)]
+    assert rooms(*regions, *well, *again)[-3:] == [True, False, True]
+
+
+def test_the_watch_can_be_switched_off_and_says_what_it_was() -> None:
+    before = _kernels.watch_crowd(True)
+    assert not before  # by conftest.py
+    assert _kernels.watch_crowd(before)

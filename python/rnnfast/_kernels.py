@@ -43,6 +43,7 @@ isa: str = _choose(os.environ.get("RNNFAST_ISA"))
 _core = import_module(f"{__package__}._core_{isa}")
 
 adam_step = _core.adam_step
+crowd_of = _core.crowd_of
 backward = _core.backward
 build_info = _core.build_info
 cells = _core.cells
@@ -67,3 +68,4 @@ sgd_step = _core.sgd_step
 softmax_cross_entropy = _core.softmax_cross_entropy
 softmax_head = _core.softmax_head
 sum_of_squares = _core.sum_of_squares
+watch_crowd = _core.watch_crowd

@@ -283,7 +283,9 @@ class SLSTM(Dense):
         h_t = o_t ∘ c_t / n_t
 
     G = 4, the rows of the weights in the order i, f, z, o; the state is (h, c, n, m), at first (0, 0, 0, −∞). m keeps
-    the exponentials in range; h doesn't depend on it, and it carries no gradient.
+    the exponentials in range; h doesn't depend on it, and it carries no gradient. Gradients of c and n are those at a
+    given m: right for all that is made of h, and to be handed on to the call before; for a loss that is made of c or n
+    themselves they lack what m does.
 
     ``train_initial_state=True`` trains h alone: with m = −∞ the first step keeps nothing of c and n. Of the options
     below, `layer_norm` and `zoneout` are refused: h is normalised by n, and c, n and m go together.

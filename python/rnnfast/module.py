@@ -240,6 +240,8 @@ class Module(ABC):
         Consumes the tape unless ``keep=True``. RuntimeError if it was consumed, made by another module, or if the
         parameters have changed since.
         """
+        if not isinstance(tape, Tape):
+            raise TypeError(f"tape: expected the tape of a forward call, got {type(tape).__name__}")
         tape.check(self)
         if dy is not None:
             dy = checks.features("dy", dy, tape.shape, tape.dtype)

@@ -19,9 +19,10 @@ __all__ = ["Dropout", "Embedding", "Last", "Linear", "Sequential"]
 class Sequential(Container):
     """Modules one after another: the output of each is the input of the next.
 
-    Their parameters are moved into one flat buffer and named by position: `0.weight`, `1.weight_ih_l0`. A module has
-    one owner. The state is a tuple with one entry a module (None for one without a state), so is its gradient.
-    `lengths` and `resets` go to every module up to a `Last`.
+    Their parameters are moved into one flat buffer and named by position: `0.weight`, `1.weight_ih_l0`; views of
+    `params` that were taken before belong to the old place. A module has one owner. The state is a tuple with one entry
+    a module (None for one without a state), so is its gradient. `lengths` and `resets` go to every module up to a
+    `Last`.
 
     Args:
         *modules: at least one; they agree about dtype and, up to a `Last`, about batch_first.

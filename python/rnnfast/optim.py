@@ -17,7 +17,7 @@ __all__ = ["SGD", "Adam"]
 
 
 class Optimizer(ABC):
-    """What SGD and Adam have in common: clipping, the learning rate `lr` (settable between steps), their state."""
+    """What SGD and Adam have in common: clipping, settings (`lr` and others, settable between steps), their state."""
 
     _settings: ClassVar[tuple[str, ...]] = ("lr",)  # numbers in state_dict
     _buffers: ClassVar[tuple[str, ...]] = ()  # arrays in state_dict, flat like the parameters
@@ -31,14 +31,8 @@ class Optimizer(ABC):
         self.lr = lr
         self.steps = 0
 
-    @property
-    def lr(self) -> float:
-        """The learning rate."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, value: float) -> None:
-        self._lr = checks.real("lr", value)
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, self._check_setting(name, value) if name in self._settings else value)
 
     def step(self, clip_norm: float | None = None, clip_value: float | None = None) -> float:
         """Update the parameters from the gradients, which stay as they are; return the gradient's 2-norm.
@@ -124,7 +118,7 @@ class SGD(Optimizer):
 
     def __init__(self, model: Module, lr: float, momentum: float = 0.0) -> None:
         super().__init__(model, lr)
-        self.momentum = checks.real("momentum", momentum, 0.0, 1.0)
+        self.momentum = momentum
         self.velocity = np.zeros(model.flat_params.size, model.dtype)  # takes no memory until it is written to
 
     def _check_setting(self, name: str, value: Any) -> Any:
@@ -174,9 +168,9 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(model, lr)
-        self.betas: tuple[float, float] = self._check_setting("betas", betas)
-        self.eps = checks.real("eps", eps)
-        self.weight_decay = checks.real("weight_decay", weight_decay)
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
         self.m, self.v = np.zeros_like(model.flat_params), np.zeros_like(model.flat_params)
 
     def _check_setting(self, name: str, value: Any) -> Any:

@@ -93,6 +93,10 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
+    except OSError as error:
+        if error.filename == os.fspath(draft):  # nobody knows that name
+            error.filename = os.fspath(path)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

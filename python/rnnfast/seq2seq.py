@@ -112,14 +112,7 @@ class Seq2Seq(Container):
 
     def _check_tokens(self, decoder: Sequential) -> None:
         """start can be read, end can be written; ValueError else."""
-        first, last = decoder[0], decoder[len(decoder) - 1]
-        written = last.out_features if isinstance(last, Linear) else None
-        if isinstance(last, SoftmaxHead):
-            written = last.num_classes
-        for name, token, known in (
-            ("start", self.start, first.num_embeddings if isinstance(first, Embedding) else None),
-            ("end", self.end, written),
-        ):
+        for name, token, known in zip(("start", "end"), (self.start, self.end), _known_tokens(decoder), strict=True):
             if known is not None and token >= known:
                 raise ValueError(f"{name}: expected a token from 0 to {known - 1}, got {token}")
 
@@ -210,7 +203,7 @@ class Seq2Seq(Container):
         Raises:
             TypeError, ValueError: as the parts do.
         """
-        inputs, goal, ends = self._shift(targets, target_lengths)
+        inputs, goal, ends = self._shift(source, targets, target_lengths)
         pair = (lengths, ends)
         steps = goal.shape[1 if self.batch_first else 0]
         mask = checks.time_major(~checks.past(ends, steps), bool(self.batch_first))
@@ -221,18 +214,24 @@ class Seq2Seq(Container):
         self.backward(tape, dy, need_dx=False)
         return loss
 
-    def _shift(self, targets: Any, lengths: Any) -> tuple[Array, Array, Array]:
+    def _shift(self, source: Any, targets: Any, lengths: Any) -> tuple[Array, Array, Array]:
         """(inputs of the decoder, what it shall write, lengths of both), one step longer than the targets."""
+        outer = bool(self.batch_first)
         array = checks.integers("targets", targets)
-        checks.shaped("targets", array, checks.leading(bool(self.batch_first)))
-        tokens = checks.time_major(array, bool(self.batch_first)).astype(np.int64)
+        checks.shaped("targets", array, checks.leading(outer))
+        tokens = checks.time_major(array, outer).astype(np.int64)
         steps, batch = tokens.shape
+        sources = checks.as_array("source", source).shape[0 if outer else 1 :][:1]
+        if sources and sources[0] != batch:
+            raise ValueError(f"targets: expected {sources[0]} sequences, like the source, got {batch}")
         given = checks.lengths(lengths, steps, batch)
         known = np.full(batch, steps, np.int64) if given is None else given
+        limits = [count for count in _known_tokens(self.decoder) if count is not None]
+        if limits:
+            checks.in_range("targets", array, min(limits), checks.time_major(checks.past(known, steps), outer))
         inputs = np.concatenate([np.full((1, batch), self.start), tokens])
         goal = np.concatenate([tokens, np.full((1, batch), self.end)])
         goal[known, np.arange(batch)] = self.end
-        outer = bool(self.batch_first)
         return checks.time_major(inputs, outer), checks.time_major(goal, outer), known + 1
 
     # ---- writing -----------------------------------------------------------------------------------------------------
@@ -323,6 +322,15 @@ def _place(part: Sequential, entries: list[State]) -> State:
     given = iter(entries)
     wanted = set(_recurrent(part))
     return tuple(next(given) if position in wanted else None for position in range(len(part)))
+
+
+def _known_tokens(decoder: Sequential) -> tuple[int | None, int | None]:
+    """How many tokens a decoder reads and writes, where its first and last modules tell."""
+    first, last = decoder[0], decoder[len(decoder) - 1]
+    read = first.num_embeddings if isinstance(first, Embedding) else None
+    if isinstance(last, SoftmaxHead):
+        return read, last.num_classes
+    return read, last.out_features if isinstance(last, Linear) else None
 
 
 def _check_states(encoder: Sequential, decoder: Sequential) -> None:

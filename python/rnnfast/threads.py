@@ -53,6 +53,9 @@ def get_num_threads() -> int:
 def set_num_threads(num_threads: SupportsIndex) -> None:
     """Sets the number of threads of every later call in this process. It changes the time, never a bit of a result.
 
+    Where other processes crowd the cores, so that a call has waited for one longer than it has computed, the calls of
+    the next while (2 to 500 ms) have one thread.
+
     Raises TypeError if `num_threads` is no integer, ValueError if it isn't in 1 … 4096.
 
     >>> import rnnfast as rf

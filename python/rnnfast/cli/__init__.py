@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rnnfast import __version__
 from rnnfast.cli import bench, generate, gradflow, info, train
 from rnnfast.cli.interrupts import Interrupts
 from rnnfast.cli.options import CommandError, Parser
@@ -54,7 +55,7 @@ def _run(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
         return _report(error.command or parser.prog, str(error))
     except MemoryError:
         return _report(parser.prog, "not enough memory for a model and windows of this size")
-    except SystemExit:  # --help has been printed
+    except SystemExit:  # --help or --version has been printed
         return 0
     return status
 
@@ -66,6 +67,7 @@ def _report(command: str, message: str) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="rnnfast", description="Recurrent neural networks on CPUs.")
+    parser.add_argument("--version", action="version", version=f"rnnfast {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (train, generate, bench, gradflow, info):
         command = module.add_parser(commands)

@@ -72,11 +72,12 @@ class Display:
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.add_subplot()
         characters, bits = np.array([(step.characters, step.bits) for step in self.steps]).T
-        mean = smoothed(bits, len(bits) // 100)
+        reach = len(bits) // 100
+        mean, name = smoothed(bits, reach), "training (smoothed)" if reach else "training"
         axes.plot(characters, bits, color=TRAINING_COLOR, alpha=0.2, linewidth=0.6)
         measured = np.array([(evaluation.characters, evaluation.bits) for evaluation in self.evaluations])
         above = not measured.size or mean[-1] > measured[-1, 1]  # the higher curve's value goes up, the other's down
-        _draw_curve(axes, characters, mean, TRAINING_COLOR, "training (smoothed)", above)
+        _draw_curve(axes, characters, mean, TRAINING_COLOR, name, above)
         if measured.size:
             _draw_curve(axes, measured[:, 0], measured[:, 1], HELD_OUT_COLOR, "held-out", not above)
         # The first steps fall from log2 V and would take most of the picture.

@@ -209,7 +209,7 @@ def picture(panels: list[Panel], hidden: int) -> bytes:
     if medians.max() > high:
         _note(axes, high, "cut off at 10¹²")
     figure.legend(handles=_legend(panels[0]), loc="outside lower center", ncols=len(panels[0].curves), frameon=False)
-    figure.suptitle(f"Gradients on their way back through untrained networks of {hidden} units")
+    figure.suptitle(f"Gradients on their way back through untrained networks of {hidden} unit{'s' * (hidden > 1)}")
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=100)
     return png.getvalue()
