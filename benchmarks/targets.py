@@ -262,9 +262,8 @@ def long_sequences(topic: Topic) -> Callable[[Results], Iterator[Check]]:
 def checkpointed(results: Results) -> Iterator[Check]:
     """Training that computes its tape again, segment by segment, over training that keeps it, round by round."""
     for figure in results.of("checkpoint"):
-        ratio = figure.ratio(WHOLE_TAPE)
-        if ratio is not None:
-            yield Check(1 / ratio, 1.4, _where(figure))
+        if WHOLE_TAPE in figure.peers:
+            yield Check(figure.ours.over(figure.peers[WHOLE_TAPE]), 1.4, _where(figure))
 
 
 # What the geometric means over PyTorch should be: of its compositions, and of its bfloat16.
