@@ -276,3 +276,35 @@ def test_the_watch_can_be_switched_off_and_says_what_it_was() -> None:
     before = _kernels.watch_crowd(True)
     assert not before  # by conftest.py
     assert _kernels.watch_crowd(before)
+
+
+ON_ONE_CORE = """
+import os, resource
+import numpy as np
+import rnnfast
+from rnnfast import _kernels
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+rnnfast.set_num_threads(2)
+layer, x = rnnfast.LSTM(32, 64, seed=0), np.ones((20, 16, 32), np.float32)
+results = set()
+for watched in (False, True):
+    _kernels.watch_crowd(watched)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    results |= {layer(x)[0].tobytes() for _ in range(200)}
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    print(after.ru_nvcsw + after.ru_nivcsw - before.ru_nvcsw - before.ru_nivcsw)
+print(len(results))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't hold a process on one core")
+@pytest.mark.skipif(not _kernels.openmp(), reason="built without OpenMP")
+def test_two_threads_on_one_core_hardly_take_turns_and_change_no_bit() -> None:
+    """Unwatched, every call switches between them several times."""
+    command = [sys.executable, "-c", ON_ONE_CORE]
+    shown = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100, check=True).stdout
+    unwatched, watched, results = map(int, shown.split())
+    assert unwatched >= 200
+    assert watched < unwatched / 2
+    assert results == 1
