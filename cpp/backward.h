@@ -6,6 +6,7 @@
 
 #include "backward_stage.h"
 #include "plan.h"
+#include "together.h"
 
 namespace rnnfast {
 
@@ -21,12 +22,16 @@ template <class T> struct Adjoints {
   std::array<Sequence<T>, most_states> over_time{};  // written, or null: the whole gradient of each state
 };
 
-template <class T, class E> class Backward {
+template <class T, class E> class Backward : public Driver {
  public:
-  Backward(Layer<T>& layer, Adjoints<T> adjoints, int threads)
-      : layer_(layer), adjoints_(std::move(adjoints)), plan_(make_plan(layer, threads)), batch_(layer.timeline.batch()),
-        chunk_(rows_a_chunk + batch_, batch_, numbers), scans_(plan_.scans && !layer.timeline.has_resets()),
-        step_(layer.timeline.steps()) {
+  Backward(Layer<T> layer_of_call, Adjoints<T> adjoints, int threads, Beside beside = Beside::nothing,
+           const Driver* before = nullptr)
+      : Driver(beside, before), layer_(std::move(layer_of_call)), adjoints_(std::move(adjoints)),
+        plan_(make_plan(layer_, threads)), batch_(layer_.timeline.batch()), rows_a_chunk_(rows_of_chunk()),
+        chunk_(rows_a_chunk_ + batch_, batch_, numbers), scans_(plan_.scans && !layer_.timeline.has_resets()),
+        step_(layer_.timeline.steps()) {
+    const Layer<T>& layer = layer_;
+    if (beside == Beside::directions && before && adjoints_.accumulate_dx && adjoints_.dx) keep_dx_apart();
     const std::vector<Stage<T>> stages = layer.stages();
     const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
     stages_.reserve(stages.size());
@@ -38,27 +43,32 @@ template <class T, class E> class Backward {
   }
 
   // Nothing of the caller's gradients changes before all else is done.
-  void run(Signals& signals) {
-    parallel(plan_.threads, [&](int thread, int count) {
-      Worker& worker = workers_[static_cast<std::size_t>(thread)];
-      for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
-      start_dstates(share(batch_, thread, count), signals);
-      barrier_.wait(count, [&] { begin_chunk(); });
-      if (adjoints_.resume) exchange(thread, count, TakeUp{});
-      while (begin_ < step_) {
-        run_chunk(worker, thread, count, signals);
-        barrier_.wait(count, [&] { signals.stopped() ? skip_rest() : begin_chunk(); });
-      }
-      initial_gradient(worker, share(batch_, thread, count), signals);
-      barrier_.wait(count, [&] { signals.agree(); });
-      if (signals.agreed()) return;
-      adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
-    });
+  void work(Signals& signals, int thread, int count) override {
+    Worker& worker = workers_[static_cast<std::size_t>(thread)];
+    for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
+    start_dstates(share(batch_, thread, count), signals);
+    barrier_.wait(count, [&] { begin_chunk(); });
+    if (adjoints_.resume) exchange(thread, count, TakeUp{});
+    const index steps = layer_.timeline.steps();
+    while (begin_ < step_) {
+      if (in_layers()) wait_for(steps - begin_);
+      run_chunk(worker, thread, count, signals);
+      barrier_.wait(count, [&] { signals.stopped() ? skip_rest() : begin_chunk(); });
+      tell(steps - step_, thread);
+    }
+    initial_gradient(worker, share(batch_, thread, count), signals);
+    const bool stops = barrier_.agree_to_stop(count, signals);
+    tell(Progress::all, thread);
+    if (stops) return;
+    adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
+    if (own_dx_.size()) add_dx(share(batch_, thread, count));
   }
+
+  int threads() const override { return plan_.threads; }
 
  private:
   static constexpr index N = Vec<T>::lanes;
-  static constexpr index rows_a_chunk = 256, numbers = Arithmetic<E>::numbers;
+  static constexpr index numbers = Arithmetic<E>::numbers;
   static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
 
   struct Worker {
@@ -100,6 +110,32 @@ template <class T, class E> class Backward {
     index rows() const { return places.end - places.begin; }
   };
 
+  // About so many rows of some steps are multiplied together: they stay in a cache, and are enough for the sums of dW,
+  // which are read and written once.
+  index rows_of_chunk() const {
+    constexpr index most = 256;
+    if (!in_layers()) return most;
+    return std::min(most, std::max(rows_together, steps_a_stride(layer_.timeline.steps()) * batch_));
+  }
+
+  // The other direction writes dx meanwhile: this one's is added when that is done.
+  void keep_dx_apart() {
+    const Sequence<T>& dx = adjoints_.dx;
+    own_dx_ = Buffer<T>({dx.steps, dx.batch, dx.width});
+    sum_of_dx_ =
+        std::exchange(adjoints_.dx, {own_dx_.get(), dx.steps, dx.batch, dx.width, dx.batch * dx.width, dx.width});
+  }
+  void add_dx(Range rows) const {
+    wait_for(Progress::all);
+    const Timeline& timeline = layer_.timeline;
+    for (index t = 0; t < timeline.steps(); t++)
+      for (index r = rows.begin; r < std::min(rows.end, timeline.live(t)); r++)
+        add_numbers(adjoints_.dx.at(t, timeline.batch_row(r)), sum_of_dx_.at(t, timeline.batch_row(r)));
+  }
+  void add_numbers(const T* from, T* to) const {
+    for (index f = 0; f < layer_.weights.input; f++) to[f] += from[f];
+  }
+
   index padded(int k) const { return ceil_div(k < layer_.cell.states ? layer_.width(k) : layer_.hidden(), N) * N; }
   T* dstate_at(int k, index r) const { return dstate_[static_cast<std::size_t>(k)].get() + r * padded(k); }
   const BackwardStage<T, E>& reads_h() const { return stages_.front(); }
@@ -127,7 +163,7 @@ template <class T, class E> class Backward {
   }
   // Calls f for the steps of the chunk that ends before `end`, and gives the first.
   template <class F> index for_each_of_chunk(index end, F f) const {
-    for (index rows = 0; end > 0 && rows < rows_a_chunk;) f(--end), rows += layer_.timeline.live(end);
+    for (index rows = 0; end > 0 && rows < rows_a_chunk_;) f(--end), rows += layer_.timeline.live(end);
     return end;
   }
   void skip_rest() { step_ = begin_; }
@@ -330,12 +366,8 @@ template <class T, class E> class Backward {
   }
 
   void write_dx(const T* from, T* to) const {
-    const index input = layer_.weights.input;
-    if (!adjoints_.accumulate_dx) {
-      std::copy_n(from, input, to);
-      return;
-    }
-    for (index f = 0; f < input; f++) to[f] += from[f];
+    if (adjoints_.accumulate_dx && !own_dx_.size()) return add_numbers(from, to);
+    std::copy_n(from, layer_.weights.input, to);
   }
 
   // Rows of dx that are made together: as many as stay in the level-2 cache, but enough to fill tiles.
@@ -390,14 +422,16 @@ template <class T, class E> class Backward {
     return r >= layer_.timeline.live(0) || layer_.timeline.origin(0, r) == Origin::given;
   }
 
-  Layer<T>& layer_;
+  Layer<T> layer_;
   Adjoints<T> adjoints_;
   Plan plan_;
-  index batch_;
+  index batch_, rows_a_chunk_;
   ChunkRows chunk_;
   bool scans_;  // several steps are one
   std::vector<BackwardStage<T, E>> stages_;
   std::array<Buffer<T>, most_states + most_carried> dstate_;
+  Buffer<T> own_dx_;            // of the second direction, while the first one writes the caller's
+  Sequence<T> sum_of_dx_;       // and that
   Buffer<T> doutput_;           // where a cell that is projected leaves what it says of h
   index step_, begin_ = step_;  // of the chunk: steps at or after step_ are done
   std::vector<Worker> workers_;

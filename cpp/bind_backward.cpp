@@ -30,11 +30,10 @@ void backward(const std::string& cell, const Array<T>& x, const py::dict& weight
               const py::dict& gradients, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets,
               bool reverse, int num_threads, index begin, bool resume, T clip, const MaybeArrays<T>& over_time,
               index heads, const std::optional<ZoneoutArguments>& zoneout, const MaybeArray<T>& operand_scale,
-              bool bfloat16) {
+              bool bfloat16, MaybeCalls beside) {
   check_threads(num_threads);
-  Buffer<T> dense_heads;
   Layer<T> layer = layer_view<T>(cell, x, weights, initial, y, states, saved, lengths, resets, reverse,
-                                 {begin, heads, zoneout, operand_scale}, dense_heads);
+                                 {begin, heads, zoneout, operand_scale});
   const index steps = layer.x.steps, batch = layer.x.batch, input = layer.weights.input;
   if (layer.layout.size() && !layer.saved)
     throw py::value_error("saved: expected the values that forward kept, got None");
@@ -56,8 +55,11 @@ void backward(const std::string& cell, const Array<T>& x, const py::dict& weight
   adjoints.gradients = gradients_view(layer, gradients);
   adjoints.resume = resume;
   adjoints.clip = clip;
+  if (beside)
+    (*beside)->keep(x, weights, initial, y, states, saved, dy, dfinal, dx, dinitial, gradients, lengths, resets,
+                    over_time, operand_scale);
   with_elements<T>(bfloat16,
-                   [&](auto element) { drive<Backward<T, decltype(element)>>(layer, adjoints, num_threads); });
+                   [&](auto element) { drive<Backward<T, decltype(element)>>(beside, num_threads, layer, adjoints); });
 }
 
 template <class T> void bind_type(py::module_& m) {
@@ -67,7 +69,8 @@ template <class T> void bind_type(py::module_& m) {
         exact("dx").none(true), arg("accumulate_dx"), exact("dinitial"), arg("gradients"), exact("lengths").none(true),
         exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("resume") = false,
         arg("clip") = std::numeric_limits<T>::infinity(), exact("over_time").none(true) = py::none(), arg("heads") = 1,
-        arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false);
+        arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false,
+        arg("beside") = py::none());
 }
 
 }  // namespace

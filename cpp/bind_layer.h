@@ -6,6 +6,7 @@
 #include "bind.h"
 #include "cells.h"
 #include "layer.h"
+#include "together.h"
 
 namespace rnnfast {
 
@@ -20,9 +21,38 @@ inline Resets resets_view(const MaybeResets& resets, index steps, index batch) {
   return {resets->data(), resets->strides(0), resets->strides(1)};
 }
 
-// Makes the driver and runs it, all without the lock.
-template <class Driver, class... Arguments> void drive(Arguments&... arguments) {
-  run_unlocked([&](Signals& signals) { Driver(arguments...).run(signals); });
+// Calls that will run side by side, and the objects that they look at until then.
+class Calls {
+ public:
+  Calls(bool of_layers, int count) : drivers_(of_layers ? Beside::layers : Beside::directions, count) {}
+
+  template <class D, class... Arguments> void add(int threads, Arguments&... arguments) {
+    drivers_.add(std::make_unique<D>(std::move(arguments)..., drivers_.threads_of_each(threads), drivers_.beside(),
+                                     drivers_.last()));
+  }
+  template <class... Objects> void keep(const Objects&... objects) { kept_.push_back(py::make_tuple(objects...)); }
+  void run(int threads) {
+    check_threads(threads);
+    run_unlocked([&](Signals& signals) { drivers_.run(signals, threads); });
+    drivers_.clear();
+    kept_.clear();
+  }
+
+ private:
+  Together drivers_;
+  std::vector<py::tuple> kept_;
+};
+
+// None is a pointer's value only for an overload that is tried a second time.
+using MaybeCalls = std::optional<Calls*>;
+
+// Makes the driver and runs it, all without the lock; or adds it to the calls that it is to run beside.
+template <class D, class... Arguments> void drive(MaybeCalls beside, int threads, Arguments&... arguments) {
+  if (beside) return (*beside)->template add<D>(threads, arguments...);
+  run_unlocked([&](Signals& signals) {
+    D driver(std::move(arguments)..., threads);
+    parallel(driver.threads(), [&](int thread, int count) { driver.work(signals, thread, count); });
+  });
 }
 
 template <class A> void check_count(const char* name, const A& arrays, int expected) {
@@ -183,13 +213,13 @@ template <class T> struct Options {
 template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& x, const py::dict& parameters,
                                        const MaybeArrays<T>& initial, const Array<T>& y, const Arrays<T>& states,
                                        const MaybeArray<T>& saved, const MaybeArray<std::int64_t>& lengths,
-                                       const MaybeResets& resets, bool reverse, const Options<T>& options,
-                                       Buffer<T>& dense_heads) {
+                                       const MaybeResets& resets, bool reverse, const Options<T>& options) {
   const CellKernels<T>& cell = find_cell<T>(name);
   const index steps = extent("x", x, 0, 3), batch = x.shape(1), input = x.shape(2), output = extent("y", y, 2, 3);
   NamedArrays<T> arrays("weights", parameters);
   const index hidden = arrays.rows("weight_ih") / cell.gates;
   Weights<T> weights = weights_view(cell, input, hidden, output, options.heads, arrays);
+  Buffer<T> dense_heads;
   fill_heads(weights, cell.gates, dense_heads);
   const Zoneout zoneout = zoneout_view(options.zoneout, cell.states);
   Layer<T> layer{
@@ -200,6 +230,7 @@ template <class T> Layer<T> layer_view(const std::string& name, const Array<T>& 
       sequence("x", x, steps, batch, input),
       saved_layout(cell, hidden, weights.projected(), static_cast<bool>(zoneout), static_cast<bool>(weights.norms)),
       zoneout};
+  layer.dense_heads = std::move(dense_heads);
   layer.operand_scale = dense("operand_scale", options.operand_scale, {batch, output});
   layer.states[0] = sequence_out("y", y, steps, batch, output);
   if (!states.empty()) {

@@ -15,7 +15,7 @@ template <class T> void linear_forward(const Array<T>& x, const Array<T>& weight
   const auto to = sequence_out("y", y, steps, batch, output);
   const T *w = dense("weight", weight, {output, input}), *b = dense("bias", bias, {output});
   const Lengths live = lengths_view(lengths, steps, batch);
-  drive<LinearForward<T>>(from, w, b, to, live, num_threads);
+  run_unlocked([&](Signals& signals) { LinearForward<T>(from, w, b, to, live, num_threads).run(signals); });
 }
 
 template <class T> void linear_backward(const Array<T>& x, const Array<T>& weight, const Array<T>& dy,
@@ -30,7 +30,9 @@ template <class T> void linear_backward(const Array<T>& x, const Array<T>& weigh
   const T* w = dense("weight", weight, {output, input});
   T *dw = dense_out("dweight", dweight, {output, input}), *db = dense_out("dbias", dbias, {output});
   const Lengths live = lengths_view(lengths, steps, batch);
-  drive<LinearBackward<T>>(x_view, w, dy_view, dx_view, dw, db, live, num_threads);
+  run_unlocked([&](Signals& signals) {
+    LinearBackward<T>(x_view, w, dy_view, dx_view, dw, db, live, num_threads).run(signals);
+  });
 }
 
 template <class T> Array<T> math(const std::string& name, const Array<T>& x) {

@@ -223,8 +223,7 @@ template <class T> class LinearBackward {
             x_rows_.data() + row, std::min(dense_rows_a_chunk, rows_.count() - row), row == 0,
             [&](index i) { return rows_.of(dy_, row + i); }, [&](index i) { return rows_.of(dx_, row + i); }, thread,
             count, signals);
-        barrier_.wait(count, [&] { signals.agree(); });
-        if (signals.agreed()) return;
+        if (barrier_.agree_to_stop(count, signals)) return;
       }
       if (dx_) clear_past(dx_, lengths_, share(dx_.batch, thread, count));
       gradient_.add_to(dweight_, dbias_, thread, count);

@@ -4,16 +4,20 @@
 #pragma once
 
 #include "packed_layer.h"
+#include "together.h"
 
 namespace rnnfast {
 
-template <class T, class E> class Forward {
+template <class T, class E> class Forward : public Driver {
  public:
   // `final`: (B, ·) a state, written at the end.
-  Forward(Layer<T>& layer, std::array<T*, most_states> final, int threads)
-      : layer_(layer), final_(final), plan_(make_plan(layer, threads)), packed_(layer, plan_, plan_.rows),
-        rows_(std::max(plan_.by_rows ? layer.timeline.batch() : std::max<index>(plan_.rows, 1),
+  Forward(Layer<T> layer_of_call, std::array<T*, most_states> final, int threads, Beside beside = Beside::nothing,
+          const Driver* before = nullptr)
+      : Driver(beside, before), layer_(std::move(layer_of_call)), final_(final),
+        plan_(make_plan(layer_, threads, beside)), packed_(layer_, plan_, plan_.rows),
+        rows_(std::max(plan_.by_rows ? layer_.timeline.batch() : std::max<index>(plan_.rows, 1),
                        plan_.scans && plan_.steps_ahead > 1 ? rows_together : 0)) {
+    Layer<T>& layer = layer_;
     if (!layer.saved && layer.needs_values())
       values_ =
           Buffer<T>({plan_.by_rows ? first_values(layer.timeline.batch(), plan_.threads) : rows_, layer.layout.size()});
@@ -26,15 +30,16 @@ template <class T, class E> class Forward {
     for (int k = 0; k < plan_.threads; k++) make_worker();
   }
 
-  void run(Signals& signals) {
-    parallel(plan_.threads, [&](int thread, int count) {
-      const Crew crew{signals, thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
-      packed_.pack(crew);
-      barrier_.wait(count);
-      run_steps(workers_[static_cast<std::size_t>(thread)], crew);
-      barrier_.wait(count);
-      finish(share(layer_.timeline.batch(), thread, count), signals);
-    });
+  int threads() const override { return plan_.threads; }
+
+  void work(Signals& signals, int thread, int count) override {
+    const Crew crew{signals, thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
+    packed_.pack(crew);
+    barrier_.wait(count);
+    run_steps(workers_[static_cast<std::size_t>(thread)], crew);
+    barrier_.wait(count);
+    tell(Progress::all, thread);
+    finish(share(layer_.timeline.batch(), thread, count), signals);
   }
 
  private:
@@ -78,9 +83,11 @@ template <class T, class E> class Forward {
       worker.desk.rows.use_values(values_.get() + begin * size, size, most);
     }
     Range pointed{0, 0};
-    for (index s = 0; s < end;) {
+    const index stride = steps_a_stride(end);
+    for (index s = 0, told = 0; s < end;) {
       const index stop = std::min(s + plan_.steps_ahead, end);
       index row = 0;  // in the chunk
+      if (in_layers()) wait_for(std::min(ceil_div(stop, stride) * stride, end));
       if (is_ahead()) input_ahead(worker, s, stop, first, last_row, crew);
       while (s < stop) {
         if (crew.stopped()) return;
@@ -96,6 +103,7 @@ template <class T, class E> class Forward {
                      [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
         row += rows;
       }
+      if (s - told >= stride) tell(told = s, crew.thread);
     }
   }
 
@@ -157,7 +165,7 @@ template <class T, class E> class Forward {
     for (index t = length; t < a.steps; t++) std::fill_n(a.at(t, b), a.width, T(0));
   }
 
-  Layer<T>& layer_;
+  Layer<T> layer_;
   std::array<T*, most_states> final_;
   Plan plan_;
   PackedLayer<T, E> packed_;

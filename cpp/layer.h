@@ -155,6 +155,7 @@ template <class T> struct Layer {
   Sequence<T> saved{};                                        // (T, B, layout.size()), or null: inference
   bool keeps_states = false;                                  // states 1, … lie over time; else only the running value
   std::array<Buffer<T>, most_states> fresh = fresh_states();  // of a cell that starts anew
+  Buffer<T> dense_heads{};                                    // what weights.hh points at, if the heads were filled up
 
   std::array<Buffer<T>, most_states> fresh_states() const {
     std::array<Buffer<T>, most_states> fresh;
@@ -168,6 +169,12 @@ template <class T> struct Layer {
   index hidden() const { return weights.hidden; }
   index width(int k) const { return k ? weights.hidden : weights.output; }
   index vectors() const { return ceil_div(weights.hidden, Vec<T>::lanes); }
+
+  index accumulators() const {
+    index all = 0;
+    for (const CellPhase<T>& phase : cell.phases) all += static_cast<index>(phase.accumulators.size());
+    return all;
+  }
 
   // Whether a step's rows need room for values even where nothing is kept for backward.
   bool needs_values() const { return cell.phases.size() > 1 || weights.projects() || static_cast<bool>(zoneout); }

@@ -17,9 +17,9 @@ struct Crew {
   Barrier* barrier = nullptr;  // after each stage, or null
 
   Range blocks(index all) const { return by_units ? share(all, thread, count) : Range{0, all}; }
-  bool stopped() const { return barrier ? signals.agreed() : signals.stopped(); }
+  bool stopped() const { return barrier ? barrier->stops() : signals.stopped(); }
   void wait() const {
-    if (barrier) barrier->wait(count, [this] { signals.agree(); });
+    if (barrier) barrier->agree_to_stop(count, signals);
   }
 };
 

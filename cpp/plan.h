@@ -4,6 +4,7 @@
 #include "layer.h"
 #include "threads.h"
 #include "tile.h"
+#include "together.h"
 
 namespace rnnfast {
 
@@ -57,22 +58,39 @@ constexpr index rows_in_cache = 48, bytes_in_cache = 128 * 1024;
 // cache.
 constexpr index rows_together = 24;
 
+// Steps of a stack whose layers follow each other by strides of some.
+constexpr index least_steps_of_layers = 16;
+
 inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }
 
-template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
+// What a call multiplies, in multiply-adds, and the weights that it does so with.
+struct Work {
+  double step = 0, input = 0, all = 0;  // by h and by x at one step, by both at all steps
+  double weight_bytes = 0;
+
+  bool exceeds_cache() const { return weight_bytes > static_cast<double>(weights_in_cache); }
+};
+
+template <class T> Work work_of(const Layer<T>& layer) {
+  const double batch = static_cast<double>(layer.timeline.batch()), hidden = static_cast<double>(layer.hidden());
+  const double input = static_cast<double>(layer.weights.input), output = static_cast<double>(layer.weights.output);
+  const double row = static_cast<double>(layer.accumulators()) * hidden;
+  Work work;
+  work.step = layer.recurrent() ? batch * row * hidden : 0;
+  work.input = batch * row * input;
+  work.all = static_cast<double>(layer.timeline.steps()) * (work.step + work.input);
+  work.weight_bytes = row * (input + output) * sizeof(T);
+  return work;
+}
+
+template <class T> Plan make_plan(const Layer<T>& layer, int threads, Beside beside = Beside::nothing) {
   constexpr index N = Vec<T>::lanes;
-  index accumulators = 0;
-  for (const CellPhase<T>& phase : layer.cell.phases) accumulators += static_cast<index>(phase.accumulators.size());
-  const index batch = layer.timeline.batch(), vectors = layer.vectors();
-  const double row_work = static_cast<double>(accumulators) * static_cast<double>(layer.hidden());
-  const double step_work =
-      layer.recurrent() ? static_cast<double>(batch) * row_work * static_cast<double>(layer.hidden()) : 0;
-  const double input_work = static_cast<double>(batch) * row_work * static_cast<double>(layer.weights.input);
+  const index batch = layer.timeline.batch(), vectors = layer.vectors(), accumulators = layer.accumulators();
+  const Work work = work_of(layer);
   Plan plan;
-  plan.threads = threads_for(static_cast<double>(layer.timeline.steps()) * (step_work + input_work), threads);
+  plan.threads = threads_for(work.all, threads);
   const index rows = batch / plan.threads;
-  const double weight_bytes = row_work * static_cast<double>((layer.weights.input + layer.weights.output) * sizeof(T));
-  const bool streams = weight_bytes > static_cast<double>(weights_in_cache) && layer.recurrent();
+  const bool streams = work.exceeds_cache() && layer.recurrent();
   plan.by_rows =
       plan.threads == 1 || rows >= (streams ? rows_worth_streaming : rows_worth_splitting) || layer.weights.norms;
   if (layer.weights.norms)  // statistics are of whole rows
@@ -80,7 +98,7 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
   if (!plan.by_rows) {
     plan.waits = layer.recurrent();
     plan.threads =
-        plan.waits && step_work < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
+        plan.waits && work.step < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
   }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
   plan.scans = !layer.recurrent();
@@ -88,12 +106,27 @@ template <class T> Plan make_plan(const Layer<T>& layer, int threads) {
     plan.steps_ahead =
         std::clamp<index>(rows_together / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));
   plan.width = panel_width(plan.scans ? plan.rows * plan.steps_ahead : plan.rows);
-  const bool from_memory = streams && weight_bytes > weights_in_memory;
+  const bool from_memory = streams && work.weight_bytes > weights_in_memory;
   if (!plan.scans && (plan.rows < rows_worth_splitting || from_memory) && !layer.weights.norms) {
     const index step_bytes = std::max<index>(plan.rows, 1) * accumulators * vectors * N * static_cast<index>(sizeof(T));
     plan.steps_ahead = std::clamp<index>((from_memory ? bytes_ahead_of_memory : bytes_ahead) / step_bytes, 1, 128);
   }
+  if (beside == Beside::layers) {
+    // Who tells how far the layer is must not be ahead of the layer's other threads.
+    if (plan.threads > 1 && !plan.waits) return make_plan(layer, 1, beside);
+    plan.steps_ahead = std::min(plan.steps_ahead, steps_a_stride(layer.timeline.steps()));
+  }
   return plan;
+}
+
+// Whether `count` directions or layers like this one are better run side by side, each by a part of the threads, than
+// one after the other by all of them: where one alone would occupy one thread, or its threads would wait for each other
+// at every step, over weights that a single core's cache has too.
+template <class T> bool side_by_side(const Layer<T>& layer, Beside beside, int count, int threads) {
+  if (threads < 2 || count < 2 || threads_for(count * work_of(layer).all, threads) == 1) return false;
+  if (beside == Beside::layers && layer.timeline.steps() < least_steps_of_layers) return false;
+  const Plan alone = make_plan(layer, threads);
+  return alone.threads == 1 || (alone.waits && !work_of(layer).exceeds_cache());
 }
 
 }  // namespace rnnfast

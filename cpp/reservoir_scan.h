@@ -131,8 +131,7 @@ template <class T> class ReservoirScan {
         step(block, s, own, in);
         if (!call_.closed()) restart(block, s, own);
       }
-      barrier_.wait(count, [&] { signals.agree(); });
-      if (signals.agreed()) return;
+      if (barrier_.agree_to_stop(count, signals)) return;
       if (!call_.closed()) continue;
       for (const Block& block : blocks_) {
         if (thread != 0 || !live(block, s)) continue;

@@ -27,11 +27,6 @@ class Signals {
   }
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
-  // Workers that wait for each other leave together: one of them calls agree() while all wait, and then each sees the
-  // same answer.
-  void agree() { agreed_ = stopped(); }
-  bool agreed() const { return agreed_; }
-
  private:
   using Clock = std::chrono::steady_clock;
   static constexpr double work_a_look = 4e6;  // at the clock; 0.1 ms or so
@@ -51,7 +46,6 @@ class Signals {
   alignas(64) Ask ask_;
   std::thread::id caller_ = std::this_thread::get_id();
   std::atomic<bool> stopped_{false};
-  bool agreed_ = false;
 };
 
 }  // namespace rnnfast

@@ -46,10 +46,40 @@ template <class Body> void parallel(int threads, const Body& body) {
   if (tells) crowd.note(opened, time_now(), computed.load(std::memory_order_relaxed));
 }
 
-// Where the workers of a region wait for each other. A worker spins for a few microseconds, then sleeps: on a busy
-// machine the one waited for may need its core, and who only yields is soon given it again. (Measured with 2 threads on
+// Waits until another worker has told a value that will do: spins for a few microseconds, then sleeps. On a busy
+// machine the one waited for may need the core, and who only yields is soon given it again. (Measured with 2 threads on
 // 2 cores: to spin ten times as long gains nothing on a quiet machine and takes up to 1.8 x the time beside one busy
 // process; to yield for ever takes half the time beside one and up to 14 x beside two.)
+template <class V, class Enough> void wait_until(const std::atomic<V>& told, const Enough& enough) {
+  constexpr int most_spins = 2000;
+  V now = told.load(std::memory_order_acquire);
+  for (int spins = 0; !enough(now); spins++, now = told.load(std::memory_order_acquire)) {
+    if (spins < most_spins) {
+#if defined(__SSE2__)
+      _mm_pause();
+#endif
+    } else {
+#ifdef __cpp_lib_atomic_wait
+      told.wait(now, std::memory_order_acquire);
+#else
+      std::this_thread::yield();
+#endif
+    }
+  }
+}
+
+template <class V> void tell(std::atomic<V>& told, V value) {
+  told.store(value, std::memory_order_release);
+#ifdef __cpp_lib_atomic_wait
+  // The library wakes nobody if it sees nobody asleep, and must not look before the new value can be seen: while a
+  // store waits for its line, which takes long from a core that shares no cache, a later load may be done. One who
+  // falls asleep in between would sleep for ever; a benchmark has met that.
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  told.notify_all();
+#endif
+}
+
+// Where the workers of a region wait for each other.
 class Barrier {
  public:
   void wait(int count) {
@@ -65,39 +95,22 @@ class Barrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
       alone();
       arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-#ifdef __cpp_lib_atomic_wait
-      // The library wakes nobody if it sees nobody asleep, and must not look before the new round can be seen: while a
-      // store waits for its line, which takes long from a core that shares no cache, a later load may be done. One who
-      // falls asleep in between would sleep for ever; a benchmark has met that.
-      std::atomic_thread_fence(std::memory_order_seq_cst);
-      round_.notify_all();
-#endif
-      return;
-    }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) {
-      if (spins < most_spins) {
-        pause();
-      } else {
-#ifdef __cpp_lib_atomic_wait
-        round_.wait(round, std::memory_order_acquire);
-#else
-        std::this_thread::yield();
-#endif
-      }
+      tell(round_, round + 1);
+    } else {
+      wait_until(round_, [round](unsigned now) { return now != round; });
     }
   }
+  // Workers that wait for each other leave together: each sees the same answer, here and until all wait again.
+  bool agree_to_stop(int count, const Signals& signals) {
+    wait(count, [&] { stops_ = signals.stopped(); });
+    return stops_;
+  }
+  bool stops() const { return stops_; }
 
  private:
-  static constexpr int most_spins = 2000;
-  static void pause() {
-#if defined(__SSE2__)
-    _mm_pause();
-#endif
-  }
-
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> round_{0};
+  bool stops_ = false;
 };
 
 struct Range {

@@ -50,8 +50,7 @@ template <class T> class SoftmaxHead {
       barrier_.wait(count);
       for (index row = 0; row < rows_.count(); row += chunk_) {
         run_chunk({row, std::min(row + chunk_, rows_.count())}, thread, count, signals);
-        if (gradient_) barrier_.wait(count, [&] { signals.agree(); });
-        if (gradient_ ? signals.agreed() : signals.stopped()) return;
+        if (gradient_ ? barrier_.agree_to_stop(count, signals) : signals.stopped()) return;
       }
       if (gradient_) gradient_->add_to(to_.dweight, to_.dbias, thread, count);
     });

@@ -27,7 +27,28 @@ def plan(
     norms: bool,
     double_precision: bool,
     num_threads: int,
+    of_layers: bool,
 ) -> dict[str, Any]: ...
+def side_by_side(
+    cell: str,
+    steps: int,
+    batch: int,
+    input: int,
+    hidden: int,
+    output: int,
+    norms: bool,
+    double_precision: bool,
+    layers: bool,
+    count: int,
+    num_threads: int,
+) -> bool: ...
+
+class _Calls(Protocol):
+    """Forward or backward calls that are made with it do nothing but check, until it runs all of them side by side."""
+
+    def run(self, num_threads: int) -> None: ...
+
+def make_calls(layers: bool, count: int) -> _Calls: ...
 def saved_size(cell: str, hidden: int, projected: int, zoneout: bool, norms: bool) -> int: ...
 def forward(
     cell: str,
@@ -47,6 +68,7 @@ def forward(
     zoneout: _Zoneout | None = ...,
     operand_scale: NDArray[_T] | None = ...,
     bfloat16: bool = ...,
+    beside: _Calls | None = ...,
 ) -> None: ...
 def backward(
     cell: str,
@@ -74,6 +96,7 @@ def backward(
     zoneout: _Zoneout | None = ...,
     operand_scale: NDArray[_T] | None = ...,
     bfloat16: bool = ...,
+    beside: _Calls | None = ...,
 ) -> None: ...
 
 class _Stream(Protocol[_T]):

@@ -25,8 +25,12 @@ class LayerPlan:
 
     Attributes:
         cell: the cell's name in the kernels.
-        threads: how many work.
-        split: what they share out: "rows" of the batch, "units" of the layer, or "none" where one thread has all.
+        threads: how many work on a direction of the layer.
+        beside: what runs side by side, each with its part of the threads: the "directions" of the layer, or the
+            "layers" of the stack, each some steps behind the one that it reads; "nothing" where one follows the other.
+            Two layers with dropout between them wait for each other, in training, all the same.
+        split: what the threads of one share out: "rows" of the batch, "units" of the layer, or "none" where one thread
+            has all.
         barrier: whether they wait for each other at every step.
         tile: rows × vectors of units whose sums are in registers at once.
         steps_ahead: steps whose product with x is made before their recurrence, or scanned together where no product
@@ -37,6 +41,7 @@ class LayerPlan:
 
     cell: str
     threads: int
+    beside: Literal["directions", "layers", "nothing"]
     split: Literal["rows", "units", "none"]
     barrier: bool
     tile: tuple[int, int]
@@ -45,7 +50,8 @@ class LayerPlan:
     share: float
 
     def __str__(self) -> str:
-        shared = "one thread" if self.split == "none" else f"{self.threads} threads by {self.split}"
+        shared = "" if self.beside == "nothing" else f"{self.beside} side by side, "
+        shared += "one thread" if self.split == "none" else f"{self.threads} threads by {self.split}"
         waits = ", a barrier a step" if self.barrier else ""
         ahead = ""
         if self.steps_ahead > 1:
@@ -74,13 +80,19 @@ class Plan:
 def plan(stack: Stack, steps: int, batch: int) -> Plan:
     """See `Recurrent.plan`."""
     steps, batch = checks.size("T", steps), checks.size("B", batch)
-    return Plan(tuple(_of_scan(stack, scans[0], steps, batch) for scans in stack.layers))
+    beside = stack.split(steps, batch)
+    return Plan(tuple(_of_scan(stack, scans[0], steps, batch, beside) for scans in stack.layers))
 
 
-def _of_scan(stack: Stack, scan: Scan, steps: int, batch: int) -> LayerPlan:
+def _of_scan(
+    stack: Stack, scan: Scan, steps: int, batch: int, beside: Literal["directions", "layers"] | None
+) -> LayerPlan:
     cell, inputs, hidden, output = scan.cell, scan.inputs, stack.hidden, stack.widths[0]
     double = stack.dtype == np.float64
-    made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, double, threads.resolve())
+    number = threads.resolve()
+    teams = {"directions": 2, "layers": len(stack.layers), None: 1}[beside]
+    own, of_layers = max(number // teams, 1), beside == "layers"
+    made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, double, own, of_layers)
     traits = _kernels.cells()[cell]
     vectors = -(-hidden // made["lanes"])
     terms = inputs + (output // stack.heads if traits["recurrent"] else 0)
@@ -89,14 +101,15 @@ def _of_scan(stack: Stack, scan: Scan, steps: int, batch: int) -> LayerPlan:
     if made["barrier"]:
         spent += _BARRIER * made["threads"] / batch
     share = products * hidden / made["lanes"] / spent
-    idle = made["threads"] / threads.resolve()  # of the peak of all threads
+    busy = made["threads"] * min(teams, number) / number  # of all threads
     return LayerPlan(
         cell,
         made["threads"],
+        beside or "nothing",
         made["split"],
         made["barrier"],
         (made["tile_rows"], made["panel_width"]),
         made["steps_ahead"],
         traits["gates"] * hidden * terms * (2 if stack.bfloat16 else stack.dtype.itemsize),
-        share * idle,
+        share * busy,
     )

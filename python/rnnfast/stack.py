@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -27,6 +27,7 @@ ZONEOUT, SCALES = 1 << 20, 1 << 21
 MOST_LAYERS = 1 << 16  # whose streams, of every direction and state, find room between those two
 
 _saved_size = functools.cache(_kernels.saved_size)
+_side_by_side = functools.lru_cache(4096)(_kernels.side_by_side)
 
 
 @dataclass(slots=True)
@@ -137,25 +138,55 @@ class Stack:
         _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
         return dropped
 
-    def _options(self, scan: Scan, run: Run) -> tuple[Any, ...]:
-        """What a scan has beside weights and arrays: heads, zoneout, recurrent dropout, bfloat16."""
+    def _options(self, scan: Scan, run: Run, beside: _kernels._Calls | None) -> tuple[Any, ...]:
+        """What a scan has beside weights and arrays: heads, zoneout, recurrent dropout, bfloat16, and what runs beside
+        it.
+        """
         zoneout = None
         if run.zoneouts:
             _, seed, call = run.masks
             zoneout = run.zoneouts, run.masks is not NO_MASKS, seed, call, ZONEOUT + scan.k * len(run.zoneouts)
-        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16
+        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16, beside
+
+    # ---- what runs side by side --------------------------------------------------------------------------------------
+    def split(self, steps: int, batch: int, dropout: bool = False) -> Literal["directions", "layers"] | None:
+        """What the threads share out before anything else: the directions of each layer, or all layers, each some steps
+        behind the one that it reads; None where they take one after the other.
+
+        It changes no bit. Dropout between layers is made of whole outputs: layers then wait for each other.
+        """
+        both = len(self.layers[0]) == 2
+        if not both and (len(self.layers) == 1 or dropout):
+            return None
+        last, count = self.layers[-1][0], 2 if both else len(self.layers)
+        sizes = steps, batch, last.inputs, self.hidden, self.widths[0]
+        double = self.dtype == np.float64
+        if not _side_by_side(last.cell, *sizes, self.layer_norm, double, not both, count, threads.resolve()):
+            return None
+        return "directions" if both else "layers"
+
+    def _split_of(self, x: Array, run: Run) -> Literal["directions", "layers"] | None:
+        """Of a call: see `split`."""
+        steps, batch, _ = x.shape
+        return None if len(self.scans) == 1 else self.split(steps, batch, bool(run.masks[0]))
 
     # ---- forward -----------------------------------------------------------------------------------------------------
     def forward(
         self, params: Mapping[str, Array], x: Array, y: Array, final: Sequence[Array], run: Run, record: bool
     ) -> None:
-        """Run the layers one after another; record them in `run`."""
-        *below, last = self.layers
-        for scans in below:
-            between = self.new_sequence(*y.shape)
-            self._forward_layer(scans, params, x, between, final, run, record)
-            x = self._drop(between, scans[0].layer, run)
-        self._forward_layer(last, params, x, y, final, run, record)
+        """Run the layers, first one first; record them in `run`."""
+        split = self._split_of(x, run)
+        of_all = _kernels.make_calls(True, len(self.layers)) if split == "layers" else None
+        for scans in self.layers:
+            to = y if scans is self.layers[-1] else self.new_sequence(*y.shape)
+            of_layer = _kernels.make_calls(False, 2) if split == "directions" else None
+            self._forward_layer(scans, params, x, to, final, run, record, of_all or of_layer)
+            if of_layer:
+                of_layer.run(threads.resolve())
+            if to is not y:
+                x = self._drop(to, scans[0].layer, run)
+        if of_all:
+            of_all.run(threads.resolve())
 
     def _forward_layer(
         self,
@@ -166,6 +197,7 @@ class Stack:
         final: Sequence[Array],
         run: Run,
         record: bool,
+        beside: _kernels._Calls | None,
     ) -> None:
         steps, batch, _ = x.shape
         if record:
@@ -196,7 +228,7 @@ class Stack:
                 scan.reverse,
                 threads.resolve(),
                 run.begin,
-                *self._options(scan, run),
+                *self._options(scan, run, beside),
             )
 
     # ---- backward ----------------------------------------------------------------------------------------------------
@@ -219,14 +251,19 @@ class Stack:
         `grads` are added to; `dx`, if it is wanted, and `dinitial` are written. `clip` bounds each element of ∂L/∂h at
         each step. With `resume`, `grads` hold sums that go on, of a run that follows in time.
         """
+        split = self._split_of(run.inputs[0], run)
+        of_all = _kernels.make_calls(True, len(self.layers)) if split == "layers" else None
+        watched: list[tuple[int, tuple[Array, ...]]] = []
         for scans in reversed(self.layers):
             layer = scans[0].layer
             to = self.new_sequence(*run.inputs[layer].shape) if layer else dx
+            of_layer = _kernels.make_calls(False, 2) if split == "directions" else None
             for scan in scans:
                 k, y = scan.k, self.part(run.outputs[layer], scan)
                 over_time = None
                 if watch:
                     over_time = tuple([np.zeros((*y.shape[:2], width), self.dtype) for width in self.widths])
+                    watched.append((k, over_time))
                 _kernels.backward(
                     scan.cell,
                     run.inputs[layer],
@@ -249,9 +286,21 @@ class Stack:
                     resume,
                     clip,
                     over_time,
-                    *self._options(scan, run),
+                    *self._options(scan, run, of_all or of_layer),
                 )
-                if watch and over_time is not None:
-                    watch(k, run, over_time)
+            if of_layer:
+                of_layer.run(threads.resolve())
+            if of_all is None:
+                _show(watch, watched, run)
             if layer and to is not None:
                 dy = self._drop(to, layer - 1, run)
+        if of_all:
+            of_all.run(threads.resolve())
+            _show(watch, watched, run)
+
+
+def _show(watch: Watch | None, watched: list[tuple[int, tuple[Array, ...]]], run: Run) -> None:
+    """Let a watch see what has been computed, and forget it."""
+    while watch and watched:
+        watch(watched[0][0], run, watched[0][1])
+        del watched[0]
