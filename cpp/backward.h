@@ -27,9 +27,9 @@ template <class T, class E> class Backward : public Driver {
   Backward(Layer<T> layer_of_call, Adjoints<T> adjoints, int threads, Beside beside = Beside::nothing,
            const Driver* before = nullptr)
       : Driver(beside, before), layer_(std::move(layer_of_call)), adjoints_(std::move(adjoints)),
-        plan_(make_plan(layer_, threads)), batch_(layer_.timeline.batch()), rows_a_chunk_(rows_of_chunk()),
-        chunk_(rows_a_chunk_ + batch_, batch_, numbers), scans_(plan_.scans && !layer_.timeline.has_resets()),
-        step_(layer_.timeline.steps()) {
+        plan_(make_plan(layer_, threads, Beside::nothing, Pass::backward)), batch_(layer_.timeline.batch()),
+        rows_a_chunk_(rows_of_chunk()), chunk_(rows_a_chunk_ + batch_, batch_, numbers),
+        scans_(plan_.scans && !layer_.timeline.has_resets()), step_(layer_.timeline.steps()) {
     const Layer<T>& layer = layer_;
     if (beside == Beside::directions && before && adjoints_.accumulate_dx && adjoints_.dx) keep_dx_apart();
     const std::vector<Stage<T>> stages = layer.stages();
