@@ -20,9 +20,6 @@
 
 namespace rnnfast {
 
-// A line that two threads write wanders between their cores, which takes as long as a thousand multiply-adds or more.
-constexpr std::size_t cache_line = 64;
-
 // The product of sizes, or bad_alloc (MemoryError in Python) where it exceeds the address space.
 inline index checked_product(std::initializer_list<index> sizes) {
   index product = 1;

@@ -15,6 +15,9 @@ namespace rnnfast {
 
 using index = std::ptrdiff_t;
 
+// A line that two threads write wanders between their cores, which takes as long as a thousand multiply-adds or more.
+constexpr std::size_t cache_line = 64;
+
 // The first n lanes of a packet, 0 <= n < lanes: the others read as zero and are never written. By masks where the
 // processor has fast ones. By way of the stack, a load waits until what memcpy wrote there is in the cache.
 template <class T, class Packet> struct FirstLanesByStack {
