@@ -56,7 +56,7 @@ class Problem:
     shape: Shape
     threads: int
     x: Array  # (T, B, I)
-    dy: Array  # (T, B, H), or proj_size in the place of H
+    dy: Array  # (T, B, D·H), or proj_size in the place of H
     lengths: Array | None = None  # (B,)
 
     @property
@@ -106,7 +106,7 @@ def make_problem(
     rng = np.random.default_rng(0)
     layer = variant(cell).make(shape.I, shape.H, **(options or {}))
     x = rng.standard_normal((shape.T, shape.B, shape.I), dtype=np.float32)
-    dy = rng.standard_normal((shape.T, shape.B, layer.output_size), dtype=np.float32)
+    dy = rng.standard_normal((shape.T, shape.B, layer._directions * layer.output_size), dtype=np.float32)
     lengths = rng.integers(1, shape.T, size=shape.B, endpoint=True) if ragged else None
     problem = Problem(cell, layer, shape, threads, x, dy, lengths)
     dy *= problem.mask
@@ -156,13 +156,15 @@ def traffic(problem: Problem, kind: Kind) -> float:
     gradients.
     """
     steps, layer = problem.mask.sum(), problem.layer
-    inputs, outputs = steps * layer.input_size, steps * layer.output_size
+    scans, directions = layer._stack.scans, layer._directions
+    inputs = steps * sum(scan.inputs for scan in scans) // directions  # both directions read the same
+    outputs = steps * len(scans) * layer.output_size
     parameters = layer.flat_params.size
     if kind == "forward":
         return float(4 * (inputs + outputs + parameters))
     options = bool(layer.proj_size), bool(layer._zoneouts), layer.layer_norm
     saved = _kernels.saved_size(layer._cell_of(0), layer.hidden_size, *options)
-    kept = steps * (saved + (len(layer._state_names) - 1) * layer.hidden_size)
+    kept = steps * len(scans) * (saved + (len(layer._state_names) - 1) * layer.hidden_size)
     return float(4 * (3 * inputs + 3 * outputs + 2 * kept + 3 * parameters))
 
 

@@ -65,6 +65,7 @@ def layer_of(problem: Problem, kind: Kind = "training") -> Any:
     if ours.proj_size:
         warnings.filterwarnings("ignore", "LSTM with projections", UserWarning)  # that it is slow, which we measure
         options = options | {"proj_size": ours.proj_size}
+    options = options | {"num_layers": ours.num_layers, "bidirectional": ours.bidirectional}
     layer = kind_of_layer(problem.shape.I, problem.shape.H, **options)
     layer.load_state_dict({name: torch.from_numpy(value) for name, value in problem.weights.items()})
     return layer

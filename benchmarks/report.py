@@ -26,10 +26,11 @@ may come to 200 %.
 gradients. All peers have the same weights, inputs and number of threads; their answers were compared with ours before \
 the clock started (largest difference over the largest value of each array: below 1e-4; in bfloat16 below 0.02, for \
 PyTorch, which adds gradients up in bfloat16, below √T / 128 where that is more).
-- **The rest of the family.** PyTorch has no such layers, but for the projection and the relu network: a composition \
-of its operations stands for them. The products of x are one product, whatever doesn't wait for the state is done for \
-all steps at once, a Python loop over the steps does the rest, and autograd goes back. Random masks are drawn before \
-the clock starts; ours are drawn while it runs. Reservoirpy computes in float64, beside our float32; it has no other.
+- **The rest of the family.** PyTorch has no such layers, but for the projection, two directions, two layers and the \
+relu network: a composition of its operations stands for them. The products of x are one product, whatever doesn't \
+wait for the state is done for all steps at once, a Python loop over the steps does the rest, and autograd goes back. \
+Random masks are drawn before the clock starts; ours are drawn while it runs. Reservoirpy computes in float64, beside \
+our float32; it has no other.
 - **Bandwidth.** `np.max` over an int32 array of each thread, the best of some tries. The share of memory's is that of \
 the bytes which must be moved at least once if the caches hold everything else: x, y, weights, what training keeps, \
 gradients. Arrays that stay in a cache can pass faster than memory delivers. The share of the level-2 cache's is that \

@@ -38,6 +38,8 @@ VARIANTS: dict[str, Variant] = {
     "LSTM coupled": Variant("LSTM", {"coupled": True}),
     "LSTM no forget gate": Variant("LSTM", {"forget_gate": False}),
     "LSTM projection": Variant("LSTM", {"proj_size": lambda H: max(1, H // 2)}),
+    "LSTM bidirectional": Variant("LSTM", {"bidirectional": True}),
+    "LSTM 2 layers": Variant("LSTM", {"num_layers": 2}),
     "LSTM zoneout": Variant("LSTM", {"zoneout": ZONEOUT}),
     "LSTM recurrent_dropout": Variant("LSTM", {"recurrent_dropout": RECURRENT_DROPOUT}),
     "GRU reset before": Variant("GRU", {"reset_after": False}),

@@ -97,6 +97,7 @@ def test_traffic_counts_what_training_keeps() -> None:
         ("LSTM projection", P, 4 * H + H + H),  # and m
         ("SRU", H, 4 * H + H),  # what the cell saves, and c
         ("RNN", H, 0),
+        ("LSTM bidirectional", 2 * H, 2 * (4 * H + H)),
     ):
         problem = contenders.make_problem(cell, TINY, 1)
         parameters = problem.layer.flat_params.size
