@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from rnnfast import _kernels, checks, threads
 from rnnfast.stack import Scan, Stack
 
@@ -88,11 +86,10 @@ def _of_scan(
     stack: Stack, scan: Scan, steps: int, batch: int, beside: Literal["directions", "layers"] | None
 ) -> LayerPlan:
     cell, inputs, hidden, output = scan.cell, scan.inputs, stack.hidden, stack.widths[0]
-    double = stack.dtype == np.float64
     number = threads.resolve()
     teams = {"directions": 2, "layers": len(stack.layers), None: 1}[beside]
     own, of_layers = max(number // teams, 1), beside == "layers"
-    made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, double, own, of_layers)
+    made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, stack.double, own, of_layers)
     traits = _kernels.cells()[cell]
     vectors = -(-hidden // made["lanes"])
     terms = inputs + (output // stack.heads if traits["recurrent"] else 0)

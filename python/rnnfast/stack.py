@@ -86,6 +86,7 @@ class Stack:
         self.layers, self.scans = layers, [scan for scans in layers for scan in scans]
         self.widths, self.hidden, self.dtype = widths, hidden, dtype
         self.heads, self.layer_norm, self.bfloat16 = heads, layer_norm, bfloat16
+        self.double = dtype == np.float64
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
     def state_shapes(self, batch: int) -> list[tuple[int, int, int]]:
@@ -160,8 +161,7 @@ class Stack:
             return None
         last, count = self.layers[-1][0], 2 if both else len(self.layers)
         sizes = steps, batch, last.inputs, self.hidden, self.widths[0]
-        double = self.dtype == np.float64
-        if not _side_by_side(last.cell, *sizes, self.layer_norm, double, not both, count, threads.resolve()):
+        if not _side_by_side(last.cell, *sizes, self.layer_norm, self.double, not both, count, threads.resolve()):
             return None
         return "directions" if both else "layers"
 
