@@ -31,11 +31,12 @@ class Calls {
                                      drivers_.last()));
   }
   template <class... Objects> void keep(const Objects&... objects) { kept_.push_back(py::make_tuple(objects...)); }
+  // Once: whatever comes of it, nothing is kept after it.
   void run(int threads) {
     check_threads(threads);
-    run_unlocked([&](Signals& signals) { drivers_.run(signals, threads); });
-    drivers_.clear();
-    kept_.clear();
+    const std::vector<py::tuple> kept = std::move(kept_);
+    Together drivers = std::move(drivers_);
+    run_unlocked([&](Signals& signals) { drivers.run(signals, threads); });
   }
 
  private:

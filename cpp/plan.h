@@ -126,12 +126,14 @@ Plan make_plan(const Layer<T>& layer, int threads, Beside beside = Beside::nothi
 
 // Whether `count` directions or layers like this one are better run side by side, each by a part of the threads, than
 // one after the other by all of them: where one alone would occupy one thread, or its threads would wait for each other
-// at every step, over weights that a single core's cache has too.
+// at every step, over weights that a single core's cache has too; and where no fewer threads have work all the time.
 template <class T> bool side_by_side(const Layer<T>& layer, Beside beside, int count, int threads) {
   if (threads < 2 || count < 2 || threads_for(count * work_of(layer).all, threads) == 1) return false;
   if (beside == Beside::layers && layer.timeline.steps() < least_steps_of_layers) return false;
-  const Plan alone = make_plan(layer, threads);
-  return alone.threads == 1 || (alone.waits && !work_of(layer).exceeds_cache());
+  const Plan alone = make_plan(layer, threads), own = make_plan(layer, team_of(threads, count), beside);
+  if (alone.threads > 1 && (!alone.waits || work_of(layer).exceeds_cache())) return false;
+  const index rounds = ceil_div(count, threads);  // more than one where there are more drivers than threads
+  return rounds * alone.threads <= index{count} * own.threads;
 }
 
 }  // namespace rnnfast

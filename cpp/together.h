@@ -66,20 +66,23 @@ class Together {
   Beside beside() const { return beside_; }
   const Driver* last() const { return drivers_.empty() ? nullptr : drivers_.back().get(); }
   void add(std::unique_ptr<Driver> driver) { drivers_.push_back(std::move(driver)); }
-  void clear() { drivers_.clear(); }
 
+  // The first thread, which asks for signals, has the driver that ends last.
   void run(Signals& signals, int threads) {
     const int drivers = static_cast<int>(drivers_.size());
-    parallel(threads, [&](int thread, int count) {
-      // The runtime may give fewer threads. Whoever has several drivers takes them in their order, so that nobody waits
-      // for one that comes later.
-      if (count < drivers) {
-        for (int k = thread; k < drivers; k += count) drivers_[static_cast<std::size_t>(k)]->work(signals, 0, 1);
-        return;
-      }
+    int most = 0;
+    for (const std::unique_ptr<Driver>& driver : drivers_) most += driver->threads();
+    parallel(std::min(threads, most), [&](int thread, int count) {
       for (int k = 0; k < drivers; k++) {
-        const Range team = share(count, k, drivers);
         Driver& driver = *drivers_[static_cast<std::size_t>(k)];
+        const int from_last = drivers - 1 - k;
+        // The runtime may give fewer threads. Whoever has several drivers takes them in their order, so that nobody
+        // waits for one that comes later.
+        if (count < drivers) {
+          if (from_last % count == thread) driver.work(signals, 0, 1);
+          continue;
+        }
+        const Range team = share(count, from_last, drivers);
         const int size = std::min(static_cast<int>(team.end - team.begin), driver.threads());
         const int place = thread - static_cast<int>(team.begin);
         if (place >= 0 && place < size) driver.work(signals, place, size);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,20 @@ def test_one_thread_takes_one_after_the_other(options: dict[str, Any]) -> None:
     assert beside(rf.LSTM(64, 64, **options, seed=0), 100, 1, number=1) == {"nothing"}
 
 
+def test_no_thread_loses_its_work_by_it() -> None:
+    """Where all threads share the units of one layer, and a part of them could not."""
+    layer = rf.LSTM(128, 128, 2, seed=0)
+    assert beside(layer, 50, 16, number=8) == {"nothing"}
+    with threads(8):
+        assert {plan.threads for plan in layer.plan(50, 16)} == {8}
+    assert beside(rf.LSTM(128, 128, 3, seed=0), 50, 4) == {"nothing"}  # a third layer would run alone
+
+
+def test_a_first_layer_of_many_features_decides_too() -> None:
+    assert beside(rf.LSTM(64, 128, 2, seed=0), 100, 2) == {"layers"}
+    assert beside(rf.LSTM(2048, 128, 2, seed=0), 100, 2) == {"nothing"}
+
+
 def test_dropout_is_made_of_whole_outputs() -> None:
     """In training the layers wait for each other, and the masks are the same as with one thread."""
     problem = make_problem("lstm", Shape(60, 1, 48, 48), num_layers=3, dropout=0.5)
@@ -82,6 +97,29 @@ def test_results_are_those_of_one_after_the_other(cell: str, ragged: bool, optio
     for number in (2, 3, 7):
         with threads(number):
             assert_same_bits(solve(problem, np.float32), expected, f"{number} threads:")
+
+
+@pytest.mark.parametrize(
+    ("more", "number", "batch", "split"),
+    [
+        ({"num_layers": 2}, 8, 6, "units"),
+        ({"num_layers": 3}, 7, 6, "units"),
+        ({"bidirectional": True}, 8, 6, "units"),
+        ({"bidirectional": True, "num_layers": 2}, 4, 6, "units"),
+        ({"bidirectional": True}, 6, 10, "units"),
+        ({"bidirectional": True}, 4, 12, "rows"),
+    ],
+)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_team_of_several_threads(more: dict[str, Any], number: int, batch: int, split: str, ragged: bool) -> None:
+    """Whose threads wait for each other, or have rows of their own."""
+    problem = make_problem("lstm", Shape(40, batch, 72, 72), ragged=ragged, **more)
+    with threads(1):
+        expected = solve(problem, np.float32)
+    with threads(number):
+        plans = list(problem.layer(np.float32).plan(40, batch))
+        assert all(plan.beside != "nothing" and (plan.threads > 1, plan.split) == (True, split) for plan in plans)
+        assert_same_bits(solve(problem, np.float32), expected)
 
 
 @both
@@ -196,6 +234,24 @@ def test_a_signal_ends_them(options: dict[str, Any]) -> None:
         _, _, tape = layer.forward(x)
         layer.backward(tape, y)
         assert_same_bits(layer.flat_grads, expected)
+
+
+def test_a_signal_is_seen_where_one_of_them_is_done_early() -> None:
+    """The last layer, whose backward comes first and is soon over: the gradient of the other one is not there yet."""
+    with threads(2):
+        layer, x = rf.LSTM(700, 64, 2, seed=0), repeated(40_000, 1, 700)
+        assert beside(layer, *x.shape[:2]) == {"layers"}
+        y, _, tape = layer.forward(x)
+
+        def backward() -> float:
+            begun = time.perf_counter()
+            layer.backward(tape, y, need_dx=False, keep=True)
+            return time.perf_counter() - begun
+
+        whole = min(backward(), backward())
+        layer.flat_grads[...] = 7
+        interrupt(backward, after=0.6 * whole)
+        assert (layer.grads["weight_ih_l0"] == 7).all()
 
 
 def test_nothing_runs_before_all_calls_are_made() -> None:

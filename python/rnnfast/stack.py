@@ -159,10 +159,11 @@ class Stack:
         both = len(self.layers[0]) == 2
         if not both and (len(self.layers) == 1 or dropout):
             return None
-        last, count = self.layers[-1][0], 2 if both else len(self.layers)
-        sizes = steps, batch, last.inputs, self.hidden, self.widths[0]
-        if not _side_by_side(last.cell, *sizes, self.layer_norm, self.double, not both, count, threads.resolve()):
-            return None
+        count, number = 2 if both else len(self.layers), threads.resolve()
+        for scans in self.layers[:: max(len(self.layers) - 1, 1)]:  # those in between are like the last one
+            sizes = steps, batch, scans[0].inputs, self.hidden, self.widths[0]
+            if not _side_by_side(scans[0].cell, *sizes, self.layer_norm, self.double, not both, count, number):
+                return None
         return "directions" if both else "layers"
 
     def _split_of(self, x: Array, run: Run) -> Literal["directions", "layers"] | None:
