@@ -59,7 +59,7 @@ constexpr index rows_in_cache = 48, bytes_in_cache = 128 * 1024;
 // cache.
 constexpr index rows_together = 24;
 
-// Steps of a stack whose layers follow each other by strides of some.
+// Fewer steps than these are no stride for each layer of a stack to be behind the one below.
 constexpr index least_steps_of_layers = 16;
 
 inline int threads_for(double work, int threads) { return work < work_worth_a_region ? 1 : threads; }

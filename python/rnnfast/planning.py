@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rnnfast import _kernels, checks, threads
-from rnnfast.stack import Scan, Stack
+from rnnfast.stack import Beside, Scan, Stack
 
 __all__ = ["LayerPlan", "Plan", "plan"]
 
@@ -39,7 +39,7 @@ class LayerPlan:
 
     cell: str
     threads: int
-    beside: Literal["directions", "layers", "nothing"]
+    beside: Beside
     split: Literal["rows", "units", "none"]
     barrier: bool
     tile: tuple[int, int]
@@ -78,16 +78,14 @@ class Plan:
 def plan(stack: Stack, steps: int, batch: int) -> Plan:
     """See `Recurrent.plan`."""
     steps, batch = checks.size("T", steps), checks.size("B", batch)
-    beside = stack.split(steps, batch)
+    beside = stack.beside(steps, batch)
     return Plan(tuple(_of_scan(stack, scans[0], steps, batch, beside) for scans in stack.layers))
 
 
-def _of_scan(
-    stack: Stack, scan: Scan, steps: int, batch: int, beside: Literal["directions", "layers"] | None
-) -> LayerPlan:
+def _of_scan(stack: Stack, scan: Scan, steps: int, batch: int, beside: Beside) -> LayerPlan:
     cell, inputs, hidden, output = scan.cell, scan.inputs, stack.hidden, stack.widths[0]
     number = threads.resolve()
-    teams = {"directions": 2, "layers": len(stack.layers), None: 1}[beside]
+    teams = {"nothing": 1, "directions": 2, "layers": len(stack.layers)}[beside]
     own, of_layers = max(number // teams, 1), beside == "layers"
     made = _kernels.plan(cell, steps, batch, inputs, hidden, output, stack.layer_norm, stack.double, own, of_layers)
     traits = _kernels.cells()[cell]
@@ -102,7 +100,7 @@ def _of_scan(
     return LayerPlan(
         cell,
         made["threads"],
-        beside or "nothing",
+        beside,
         made["split"],
         made["barrier"],
         (made["tile_rows"], made["panel_width"]),

@@ -20,11 +20,15 @@ from rnnfast import _kernels, checks, threads
 from rnnfast.checks import Array, Float
 from rnnfast.module import NO_MASKS, Arrays, Key
 
-__all__ = ["MOST_LAYERS", "SCALES", "ZONEOUT", "Run", "Scan", "Stack", "Watch"]
+__all__ = ["MOST_LAYERS", "SCALES", "ZONEOUT", "Beside", "Run", "Scan", "Stack", "Watch"]
 
 # Where the streams of random numbers of a scan begin; the dropout between layers has those from 0 on.
 ZONEOUT, SCALES = 1 << 20, 1 << 21
 MOST_LAYERS = 1 << 16  # whose streams, of every direction and state, find room between those two
+
+# What runs at the same time, each with a part of the threads: the directions of a layer, or the layers of the stack,
+# each some steps behind the one that it reads.
+Beside: TypeAlias = Literal["nothing", "directions", "layers"]
 
 _saved_size = functools.cache(_kernels.saved_size)
 _side_by_side = functools.lru_cache(4096)(_kernels.side_by_side)
@@ -139,48 +143,44 @@ class Stack:
         _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
         return dropped
 
-    def _options(self, scan: Scan, run: Run, beside: _kernels._Calls | None) -> tuple[Any, ...]:
-        """What a scan has beside weights and arrays: heads, zoneout, recurrent dropout, bfloat16, and what runs beside
-        it.
-        """
+    def _options(self, scan: Scan, run: Run, calls: _kernels._Calls | None) -> tuple[Any, ...]:
+        """What a scan has but weights and arrays: heads, zoneout, recurrent dropout, bfloat16, the calls it joins."""
         zoneout = None
         if run.zoneouts:
             _, seed, call = run.masks
             zoneout = run.zoneouts, run.masks is not NO_MASKS, seed, call, ZONEOUT + scan.k * len(run.zoneouts)
-        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16, beside
+        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16, calls
 
     # ---- what runs side by side --------------------------------------------------------------------------------------
-    def split(self, steps: int, batch: int, dropout: bool = False) -> Literal["directions", "layers"] | None:
-        """What the threads share out before anything else: the directions of each layer, or all layers, each some steps
-        behind the one that it reads; None where they take one after the other.
+    def beside(self, steps: int, batch: int, dropout: bool = False) -> Beside:
+        """What runs side by side in a call. It changes no bit.
 
-        It changes no bit. Dropout between layers is made of whole outputs: layers then wait for each other.
+        Dropout between layers is made of whole outputs: layers then wait for each other.
         """
         both = len(self.layers[0]) == 2
         if not both and (len(self.layers) == 1 or dropout):
-            return None
+            return "nothing"
         count, number = 2 if both else len(self.layers), threads.resolve()
         for scans in self.layers[:: max(len(self.layers) - 1, 1)]:  # those in between are like the last one
             sizes = steps, batch, scans[0].inputs, self.hidden, self.widths[0]
             if not _side_by_side(scans[0].cell, *sizes, self.layer_norm, self.double, not both, count, number):
-                return None
+                return "nothing"
         return "directions" if both else "layers"
 
-    def _split_of(self, x: Array, run: Run) -> Literal["directions", "layers"] | None:
-        """Of a call: see `split`."""
+    def _beside_in(self, run: Run, x: Array) -> Beside:
         steps, batch, _ = x.shape
-        return None if len(self.scans) == 1 else self.split(steps, batch, bool(run.masks[0]))
+        return "nothing" if len(self.scans) == 1 else self.beside(steps, batch, bool(run.masks[0]))
 
     # ---- forward -----------------------------------------------------------------------------------------------------
     def forward(
         self, params: Mapping[str, Array], x: Array, y: Array, final: Sequence[Array], run: Run, record: bool
     ) -> None:
         """Run the layers, first one first; record them in `run`."""
-        split = self._split_of(x, run)
-        of_all = _kernels.make_calls(True, len(self.layers)) if split == "layers" else None
+        beside = self._beside_in(run, x)
+        of_all = _kernels.make_calls(True, len(self.layers)) if beside == "layers" else None
         for scans in self.layers:
             to = y if scans is self.layers[-1] else self.new_sequence(*y.shape)
-            of_layer = _kernels.make_calls(False, 2) if split == "directions" else None
+            of_layer = _kernels.make_calls(False, 2) if beside == "directions" else None
             self._forward_layer(scans, params, x, to, final, run, record, of_all or of_layer)
             if of_layer:
                 of_layer.run(threads.resolve())
@@ -198,7 +198,7 @@ class Stack:
         final: Sequence[Array],
         run: Run,
         record: bool,
-        beside: _kernels._Calls | None,
+        calls: _kernels._Calls | None,
     ) -> None:
         steps, batch, _ = x.shape
         if record:
@@ -229,7 +229,7 @@ class Stack:
                 scan.reverse,
                 threads.resolve(),
                 run.begin,
-                *self._options(scan, run, beside),
+                *self._options(scan, run, calls),
             )
 
     # ---- backward ----------------------------------------------------------------------------------------------------
@@ -252,13 +252,13 @@ class Stack:
         `grads` are added to; `dx`, if it is wanted, and `dinitial` are written. `clip` bounds each element of ∂L/∂h at
         each step. With `resume`, `grads` hold sums that go on, of a run that follows in time.
         """
-        split = self._split_of(run.inputs[0], run)
-        of_all = _kernels.make_calls(True, len(self.layers)) if split == "layers" else None
+        beside = self._beside_in(run, run.inputs[0])
+        of_all = _kernels.make_calls(True, len(self.layers)) if beside == "layers" else None
         watched: list[tuple[int, tuple[Array, ...]]] = []
         for scans in reversed(self.layers):
             layer = scans[0].layer
             to = self.new_sequence(*run.inputs[layer].shape) if layer else dx
-            of_layer = _kernels.make_calls(False, 2) if split == "directions" else None
+            of_layer = _kernels.make_calls(False, 2) if beside == "directions" else None
             for scan in scans:
                 k, y = scan.k, self.part(run.outputs[layer], scan)
                 over_time = None
@@ -301,7 +301,8 @@ class Stack:
 
 
 def _show(watch: Watch | None, watched: list[tuple[int, tuple[Array, ...]]], run: Run) -> None:
-    """Let a watch see what has been computed, and forget it."""
-    while watch and watched:
-        watch(watched[0][0], run, watched[0][1])
-        del watched[0]
+    """Let the watch, if there is one, see what has been computed, and forget that."""
+    if watch:
+        for k, over_time in watched:
+            watch(k, run, over_time)
+    watched.clear()
