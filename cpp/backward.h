@@ -5,7 +5,6 @@
 #pragma once
 
 #include "backward_stage.h"
-#include "plan.h"
 #include "together.h"
 
 namespace rnnfast {
@@ -33,10 +32,9 @@ template <class T, class E> class Backward : public Driver {
     const Layer<T>& layer = layer_;
     if (beside == Beside::directions && before && adjoints_.accumulate_dx && adjoints_.dx) keep_dx_apart();
     const std::vector<Stage<T>> stages = layer.stages();
-    const index most = plan_.by_rows ? std::numeric_limits<index>::max() : ceil_div(layer.vectors(), plan_.threads);
     stages_.reserve(stages.size());
     for (const Stage<T>& stage : stages)
-      stages_.emplace_back(stage, layer, chunk_, plan_.width, most, static_cast<bool>(adjoints_.dx));
+      stages_.emplace_back(stage, layer, chunk_, plan_, static_cast<bool>(adjoints_.dx));
     for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) dstate_[k] = Buffer<T>({batch_, padded(k)});
     if (layer.weights.projects()) doutput_ = Buffer<T>({batch_, layer.vectors() * N});
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "gradient.h"
-#include "layer.h"
 #include "normalize.h"
+#include "plan.h"
 
 namespace rnnfast {
 
@@ -100,9 +100,9 @@ inline index run_end(const index* places, index begin, index end) {
 
 template <class T, class E> class BackwardStage {
  public:
-  BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, index width, index most_columns,
-                bool wants_dx)
-      : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, width, most_columns),
+  BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, const Plan& plan, bool wants_dx)
+      : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, plan.width,
+                                plan.parts_of_units(stage.recurrent.groups)),
         sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()), input_feed_(stage.input_feed()),
         recurrent_feed_(stage.recurrent_feed()), input_biases_(feed_of(stage.phase->accumulators, &Accumulator::x)),
         recurrent_biases_(feed_of(stage.phase->accumulators, &Accumulator::h)),

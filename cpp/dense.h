@@ -61,7 +61,7 @@ template <class T> class LinearProduct {
 
   void pack(Range blocks, Signals& signals) {
     for (index j = blocks.begin; j < blocks.end && !signals.stop(work(j, 1)); j++)
-      packed_.pack(j * block_, vectors_of(j));
+      packed_.pack(j * block_, vectors_of(j), {j * block_, j * block_ + vectors_of(j)});
   }
 
   // to(i) = W x[i] + b for i < n ≤ rows_in_cache, the outputs of these blocks; z: scratch().

@@ -70,10 +70,10 @@ template <class T, class E> class PackedStage {
       : stage_(stage), norms_(layer.weights.norms), unit_weights_(layer.weights.of_units.data() + stage.unit_weight),
         layout_(layer.layout), packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
         bias_({stage.accumulators(), stage.vectors(), N}) {
-    const index block = unit_vectors(plan, rows), group = ceil_div(stage.units / stage.recurrent.groups, N);
+    const index groups = stage.recurrent.groups, group = stage.vectors() / groups, most = unit_vectors(plan, rows);
     for (index g = 0; g < stage.vectors(); g += group)
-      for (index v = g; v < std::min(g + group, stage.vectors()); v += block)
-        blocks_.push_back({v, std::min({v + block, g + group, stage.vectors()})});
+      for_each_block(group, most, plan.parts_of_units(groups),
+                     [&](Range block) { blocks_.push_back({g + block.begin, g + block.end}); });
     reads_operand_ = !stage.recurrent_feed().gates.empty();
     for (const auto& [begin, end] : blocks_) most_vectors_ = std::max(most_vectors_, end - begin);
     if (stage.normal != none) norm_ = LayerNorm<T>(stage, norms_, layout_);
@@ -96,13 +96,25 @@ template <class T, class E> class PackedStage {
     return static_cast<double>(rows) * static_cast<double>(vectors_of(j) * packed_.elements_a_vector());
   }
 
-  void pack(index j) {
-    const index v = vector_of(j), vectors = vectors_of(j), units = stage_.units;
-    packed_.pack(v, vectors);
-    if (norm_) norm_.pack({v, v + vectors});
+  // A share of the vectors of units: where threads share out units, of their own ones.
+  Range own_vectors(const Crew& crew) const {
+    if (!crew.by_units) return share(stage_.vectors(), crew.thread, crew.count);
+    const Range own = crew.blocks(blocks());
+    const auto begin_of = [&](index j) { return j < blocks() ? vector_of(j) : stage_.vectors(); };
+    return {begin_of(own.begin), begin_of(own.end)};
+  }
+
+  // Those vectors `own` that are block j's.
+  void pack(index j, Range own) {
+    const auto [v, end] = blocks_[static_cast<std::size_t>(j)];
+    const index vectors = end - v, units = stage_.units;
+    own = {std::max(own.begin, v), std::min(own.end, end)};
+    if (own.begin >= own.end) return;
+    packed_.pack(v, vectors, own);
+    if (norm_) norm_.pack(own);
     for (index a = 0; a < stage_.accumulators(); a++) {
       const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
-      for (index lane = 0; lane < vectors * N; lane++) {
+      for (index lane = (own.begin - v) * N; lane < (own.end - v) * N; lane++) {
         const index unit = v * N + lane;
         T sum = 0;
         if (unit < units && x >= 0 && stage_.bias_ih) sum = stage_.bias_ih[x * units + unit];
@@ -230,8 +242,8 @@ template <class T, class E> class PackedLayer {
 
   void pack(const Crew& crew) {
     for (PackedStage<T, E>& stage : stages_) {
-      const Range own = share(stage.blocks(), crew.thread, crew.count);
-      for (index j = own.begin; j < own.end && !crew.signals.stop(stage.work(j, 1)); j++) stage.pack(j);
+      const Range own = stage.own_vectors(crew);
+      for (index j = 0; j < stage.blocks() && !crew.signals.stop(stage.work(j, 1)); j++) stage.pack(j, own);
     }
   }
 

@@ -1,6 +1,8 @@
 // How one call is laid out over threads and caches. A plan changes the time a call takes and no bit of its result.
 #pragma once
 
+#include <numeric>
+
 #include "layer.h"
 #include "threads.h"
 #include "tile.h"
@@ -16,6 +18,9 @@ struct Plan {
   index width = 0;        // of a panel of recurrent weights, in vectors
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one, step by step
   bool scans = false;     // no unit reads another: those steps are one step of so many more rows
+
+  // Parts of a group of units that threads are to share out alike, of so many groups.
+  int parts_of_units(index groups) const { return by_rows ? 1 : threads / std::gcd(threads, static_cast<int>(groups)); }
 
   // Vectors of units in a block of `wanted` or somewhat more: all its panels equally wide, and wide enough that a tile
   // computes more than it loads.

@@ -123,6 +123,15 @@ inline Range share(index n, int thread, int count, index block = 1) {
   return {std::min(n, blocks * thread / count * block), std::min(n, blocks * (thread + 1) / count * block)};
 }
 
+// Calls f with each block of [0, n), even ones of at most `most`, and as many in each of `parts` even parts: who shares
+// the blocks out has shared out the things.
+template <class F> void for_each_block(index n, index most, int parts, F f) {
+  const index of_part = (n + parts - 1) / parts;
+  const int count = parts * static_cast<int>((of_part + most - 1) / most);
+  for (int k = 0; k < count; k++)
+    if (const Range block = share(n, k, count); block.begin < block.end) f(block);
+}
+
 // All threads or one, for work of so many simple steps: a region costs some microseconds. Nothing between the two,
 // since a runtime that is asked for a smaller team ends threads and has to start them again for the next call.
 inline int worthwhile_threads(int threads, index work) { return work < (index{1} << 14) ? 1 : threads; }

@@ -1,7 +1,6 @@
 // The weights of a stage as its products read them, packed once a call.
 #pragma once
 
-#include <limits>
 #include <vector>
 
 #include "cell.h"
@@ -69,12 +68,13 @@ template <class E> class PackedRows {
     for (const Section& section : sections_) f(section.count());
   }
 
-  // Packs the block of `vectors` vectors of units that begins at vector v.
-  void pack(index v, index vectors) {
+  // Packs vectors `own` of a block of `vectors` vectors of units that begins at vector v.
+  void pack(index v, index vectors, Range own) {
     for (const Section& section : sections_) {
       E* to = block(section, v, vectors);
       for_each_column<E>(section.count() * vectors, width_, section.length, [&](index c, index offset, index stride) {
-        const index unit = (v + c % vectors) * N, valid = units_ - unit;
+        const index of_units = v + c % vectors, unit = of_units * N, valid = units_ - unit;
+        if (of_units < own.begin || of_units >= own.end) return;
         const auto accumulator = static_cast<std::size_t>(c / vectors);
         E* at = to + offset;
         if (section.kind.x) {
@@ -146,16 +146,17 @@ template <class E> class PackedColumns {
 
  public:
   PackedColumns() = default;
-  // In blocks of two panels, so that the last ones share what is left, but of no more than `most` columns.
-  PackedColumns(Feed feed, Matrix<T> matrix, index units, index width, index most = std::numeric_limits<index>::max())
+  // In blocks of two panels, as many in each of `parts` parts of a group.
+  PackedColumns(Feed feed, Matrix<T> matrix, index units, index width, int parts = 1)
       : feed_(std::move(feed)), matrix_(matrix), units_(units), width_(width),
         group_vectors_(ceil_div(units / matrix.groups, N)), whole_vectors_(units / matrix.groups / N),
         rest_length_(elements<E>(units / matrix.groups % N)), zeros_({2 * width, N}) {
     zeros_.fill(T(0));
-    const index each = std::min(2 * width, most), group_columns = ceil_div(matrix.columns, N);
+    const index group_columns = ceil_div(matrix.columns, N);
     for (index g = 0; g < matrix.groups; g++)
-      for (index c = 0; c < group_columns; c += each)
-        blocks_.push_back({g * group_columns + c, std::min(each, group_columns - c), g});
+      for_each_block(group_columns, 2 * width, parts, [&](Range block) {
+        blocks_.push_back({g * group_columns + block.begin, block.end - block.begin, g});
+      });
   }
 
   // How many elements it has, and where they are to lie.
