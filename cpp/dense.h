@@ -109,7 +109,8 @@ template <class T> class LinearGradient {
   void start(int thread, int count, Signals& signals) {
     if (z_.empty()) return;
     const Range own = share(to_input_.blocks(), thread, count);
-    for (index j = own.begin; j < own.end && !signals.stop(to_input_.work_of_packing(j)); j++) to_input_.pack(j);
+    for (index j = own.begin; j < own.end && !signals.stop(to_input_.work_of_packing(j)); j++)
+      to_input_.pack(j, count > 1);
   }
 
   // A thread's share of a chunk of `rows` rows, all of whose dy(i) are there; dx(i) is where that of row i goes. The
@@ -119,12 +120,14 @@ template <class T> class LinearGradient {
     const DzView<T> dz{dz_.get(), most_rows_, 1};
     const Range vectors = share(vectors_, thread, count), own = share(rows, thread, count);
     pack_rows<T>([&](index row) { return dy(row) + vectors.begin * N; }, output_ - vectors.begin * N,
-                 vectors.end - vectors.begin, 1, most_rows_, 0, rows, dz_.get() + vectors.begin * most_rows_ * N);
-    weight_gradient_.pack(x + own.begin, own.begin, own.end - own.begin, rows, signals);
+                 vectors.end - vectors.begin, 1, most_rows_, 0, rows, dz_.get() + vectors.begin * most_rows_ * N,
+                 count > 1);
+    weight_gradient_.pack(x + own.begin, own.begin, own.end - own.begin, rows, count > 1, signals);
+    publish();
     barrier_.wait(count);
     if (!z_.empty()) input_gradient(own, dx, z_[static_cast<std::size_t>(thread)].get(), signals);
-    weight_gradient_.add(dz, 0, rows, vectors, begins, signals);
-    bias_gradient_.add(dz, 0, rows, vectors.begin, vectors.end);
+    weight_gradient_.add(dz, rows, vectors, begins, signals);
+    bias_gradient_.add(dz, rows, vectors);
   }
 
   // A thread's share, once, after all chunks. dbias may be null.

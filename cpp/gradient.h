@@ -49,22 +49,22 @@ template <class E> class WeightGradient {
   double work(index row_count) const { return static_cast<double>(row_count) * static_cast<double>(sums_a_vector()); }
 
   // Packs v from the `first` of a chunk's `row_count` rows on; of pairs, v[2k] and v[2k + 1] make the k-th.
-  void pack(const T* const* v, index first, index count, index row_count, Signals& signals) {
+  // `for_others`: other threads add them too.
+  void pack(const T* const* v, index first, index count, index row_count, bool for_others, Signals& signals) {
     constexpr index together = 64, numbers = Arithmetic<E>::numbers;
     for (index k = 0; k < count; k += together) {
       const index some = std::min(together, count - k);
       if (signals.stop(static_cast<double>(some * groups_ * columns() * N))) return;
       for (index g = 0; g < groups_; g++) {
         const auto row = [&](index i) { return v[k * numbers + i] ? v[k * numbers + i] + g * features_ : nullptr; };
-        pack_rows<E>(row, features_, columns(), width, row_count, first + k, some, operand(g, row_count));
+        pack_rows<E>(row, features_, columns(), width, row_count, first + k, some, operand(g, row_count), for_others);
       }
     }
   }
 
-  // Adds rows [first_row, first_row + row_count) of dz times the packed rows, for some vectors of units, to their sums
-  // or, where these begin, to zero. Columns go in groups whose packed rows stay in the level-2 cache while dz passes
-  // by.
-  void add(const DzView<E>& dz, index first_row, index row_count, Range vectors, bool begins, Signals& signals) const {
+  // Adds the first rows of dz times the packed rows, for some vectors of units, to their sums or, where these begin, to
+  // zero. Columns go in groups whose packed rows stay in the level-2 cache while dz passes by.
+  void add(const DzView<E>& dz, index row_count, Range vectors, bool begins, Signals& signals) const {
     const index most =
         std::max(width, bytes_in_cache / (static_cast<index>(sizeof(E)) * N * std::max<index>(row_count, 1)));
     for (index begin = 0, end; begin < panels_.count(); begin = end) {
@@ -79,8 +79,8 @@ template <class E> class WeightGradient {
             const auto [c, w] = panels_[p];
             const E* panel = packed + (c * row_count + done * w) * N;
             const bool from_zero = begins && done == 0;
-            few_features() ? add_features(dz, v, first_row + done, rows, panel, from_zero)
-                           : add_panel(dz, v, first_row + done, rows, panel, c, w, from_zero);
+            few_features() ? add_features(dz, v, done, rows, panel, from_zero)
+                           : add_panel(dz, v, done, rows, panel, c, w, from_zero);
           }
         }
       }
@@ -192,14 +192,15 @@ template <class T> class BiasGradient {
     sum_.fill(T(0));
   }
 
-  void add(const DzView<T>& dz, index first_row, index row_count, index first, index last) const {
+  void add(const DzView<T>& dz, index row_count, Range vectors) const {
+    const auto [first, last] = vectors;
     const index end = last * accumulators_;
     for (index k = first * accumulators_; k < end; k += sums_together) {
       const T* at[sums_together];
       Vec<T> sum[sums_together];
       for (index i = 0; i < sums_together; i++) {
         const index q = std::min(k + i, end - 1);  // some twice, where fewer are left
-        at[i] = dz.at(q / accumulators_, first_row) + q % accumulators_ * N;
+        at[i] = dz.at(q / accumulators_, 0) + q % accumulators_ * N;
         sum[i] = Vec<T>::load(sum_.get() + q * N);
       }
       for (index row = 0; row < row_count; row++)
@@ -235,8 +236,8 @@ template <class T> class UnitWeightGradient {
   const UnitWeight& operator[](index k) const { return weights_[static_cast<std::size_t>(k)]; }
 
   // states[row]: the state (H,) that weight k meets in a row of the chunk.
-  void add(index k, const DzView<T>& dz, index first_row, const T* const* states, index row_count, index first,
-           index last) const {
+  void add(index k, const DzView<T>& dz, const T* const* states, index row_count, Range vectors) const {
+    const auto [first, last] = vectors;
     const index a = weights_[static_cast<std::size_t>(k)].accumulator;
     T* sums = sums_of(k);
     for (index v = first; v < last; v += sums_together) {
@@ -245,7 +246,7 @@ template <class T> class UnitWeightGradient {
       Vec<T> sum[sums_together];
       for (index i = 0; i < sums_together; i++) {
         const index q = std::min(v + i, last - 1);
-        at[i] = dz.at(q, first_row) + a * N;
+        at[i] = dz.at(q, 0) + a * N;
         unit[i] = q * N;
         sum[i] = Vec<T>::load(sums + q * N);
       }

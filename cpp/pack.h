@@ -19,9 +19,10 @@ template <class E, class F> void for_each_column(index columns, index width, ind
 }
 
 // to[k * stride + lane] = element k of row `lane` of a matrix, for the `valid` first lanes; the others zero. A row has
-// `length` numbers.
-template <class E>
-void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index length, E* to, index stride) {
+// `length` numbers. `for_others`: see Vec::store_for_others; whole lines only, which are not written one after the
+// other.
+template <class E> void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index length, E* to,
+                                        index stride, bool for_others = false) {
   using T = SumOf<E>;
   using Lanes = Vec<T>;  // of elements' bits: moved, never computed with
   constexpr int N = Lanes::lanes;
@@ -42,7 +43,11 @@ void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index
         }
       }
       Eigen::internal::ptranspose(block);
-      for (int i = 0; i < N; i++) Lanes(block.packet[i]).store(reinterpret_cast<T*>(to + (k + i) * stride));
+      const bool past = for_others && sizeof(Lanes) == cache_line;
+      for (int i = 0; i < N; i++) {
+        T* at = reinterpret_cast<T*>(to + (k + i) * stride);
+        past ? Lanes(block.packet[i]).store_for_others(at) : Lanes(block.packet[i]).store(at);
+      }
     }
   }
   for (; k < count; k++)
@@ -50,32 +55,46 @@ void pack_transposed(const SumOf<E>* from, index from_stride, index valid, index
       to[k * stride + lane] = lane < valid ? element<E>(from + lane * from_stride, length, k) : E{};
 }
 
+// The bits of a vector of elements, of one row or of a pair of rows.
+template <class E, class VectorOf> Vec<SumOf<E>> element_vector(const VectorOf& vector, const SumOf<E>* const* rows) {
+  if constexpr (Arithmetic<E>::numbers == 1) {
+    return vector(rows[0]);
+  } else {
+    constexpr int N = Vec<SumOf<E>>::lanes;
+    alignas(64) SumOf<E> even[N], odd[N];
+    alignas(64) E pairs[N];
+    vector(rows[0]).store(even), vector(rows[1]).store(odd);
+    for (int lane = 0; lane < N; lane++) pairs[lane] = make_pair(even[lane], odd[lane]);
+    return Vec<SumOf<E>>::load(reinterpret_cast<const SumOf<E>*>(pairs));
+  }
+}
+
 // Vector c of the k-th row of a block of columns = row(k)[c N …], for rows [first, first + count) of panels that are
 // `length` rows long. A row has `valid` numbers, the others are zero; a null row is all zeros. A pair takes its terms
-// from rows 2k and 2k + 1. Some rows at a time, so that each is read from end to end.
-template <class E, class Row>
-void pack_rows(Row row, index valid, index columns, index width, index length, index first, index count, E* to) {
+// from rows 2k and 2k + 1. Some rows at a time, so that each is read from end to end. `for_others`: see
+// Vec::store_for_others.
+template <class E, class Row> void pack_rows(Row row, index valid, index columns, index width, index length,
+                                             index first, index count, E* to, bool for_others = false) {
   using T = SumOf<E>;
   constexpr int N = Vec<T>::lanes, numbers = Arithmetic<E>::numbers;
   constexpr index together = 16;
+  const EvenCuts panels(columns, width);
   for (index k = 0; k < count; k += together) {
     const index some = std::min(together, count - k);
     const T* rows[together * numbers];
     for (index i = 0; i < some * numbers; i++) rows[i] = row(k * numbers + i);
-    for_each_column<E>(columns, width, length, [&](index c, index offset, index stride) {
-      const int n = static_cast<int>(std::clamp<index>(valid - c * N, 0, N));
-      E* at = to + offset + (first + k) * stride;
-      const auto vector = [&](const T* from) { return from ? Vec<T>::load_first(from + c * N, n) : Vec<T>(T(0)); };
-      for (index i = 0; i < some; i++, at += stride) {
-        if constexpr (numbers == 1) {
-          vector(rows[i]).store(at);
-        } else {
-          alignas(64) T even[N], odd[N];
-          vector(rows[2 * i]).store(even), vector(rows[2 * i + 1]).store(odd);
-          for (int lane = 0; lane < N; lane++) at[lane] = make_pair(even[lane], odd[lane]);
+    for (index p = 0; p < panels.count(); p++) {
+      const auto [begin, w] = panels[p];
+      E* at = to + (begin * length + (first + k) * w) * N;
+      for (index i = 0; i < some; i++)
+        for (index c = begin; c < begin + w; c++, at += N) {
+          const int n = static_cast<int>(std::clamp<index>(valid - c * N, 0, N));
+          const auto vector = [&](const T* from) { return from ? Vec<T>::load_first(from + c * N, n) : Vec<T>(T(0)); };
+          const Vec<T> packed = element_vector<E>(vector, rows + i * numbers);
+          T* lanes = reinterpret_cast<T*>(at);
+          for_others ? packed.store_for_others(lanes) : packed.store(lanes);
         }
-      }
-    });
+    }
   }
 }
 

@@ -105,12 +105,12 @@ template <class T, class E> class PackedStage {
   }
 
   // Those vectors `own` that are block j's.
-  void pack(index j, Range own) {
+  void pack(index j, Range own, bool for_others) {
     const auto [v, end] = blocks_[static_cast<std::size_t>(j)];
     const index vectors = end - v, units = stage_.units;
     own = {std::max(own.begin, v), std::min(own.end, end)};
     if (own.begin >= own.end) return;
-    packed_.pack(v, vectors, own);
+    packed_.pack(v, vectors, own, for_others);
     if (norm_) norm_.pack(own);
     for (index a = 0; a < stage_.accumulators(); a++) {
       const auto [x, h] = stage_.phase->accumulators[static_cast<std::size_t>(a)];
@@ -243,8 +243,10 @@ template <class T, class E> class PackedLayer {
   void pack(const Crew& crew) {
     for (PackedStage<T, E>& stage : stages_) {
       const Range own = stage.own_vectors(crew);
-      for (index j = 0; j < stage.blocks() && !crew.signals.stop(stage.work(j, 1)); j++) stage.pack(j, own);
+      for (index j = 0; j < stage.blocks() && !crew.signals.stop(stage.work(j, 1)); j++)
+        stage.pack(j, own, crew.count > 1 && !crew.by_units);
     }
+    publish();
   }
 
   // Room for so many rows, which are dropped as `scale` says if there is one.

@@ -69,7 +69,7 @@ template <class E> class PackedRows {
   }
 
   // Packs vectors `own` of a block of `vectors` vectors of units that begins at vector v.
-  void pack(index v, index vectors, Range own) {
+  void pack(index v, index vectors, Range own, bool for_others = false) {
     for (const Section& section : sections_) {
       E* to = block(section, v, vectors);
       for_each_column<E>(section.count() * vectors, width_, section.length, [&](index c, index offset, index stride) {
@@ -79,12 +79,12 @@ template <class E> class PackedRows {
         E* at = to + offset;
         if (section.kind.x) {
           pack_transposed<E>(row_of(input_, section.x[accumulator], unit), input_.columns, valid, input_.columns, at,
-                             stride);
+                             stride, for_others);
           at += input_length_ * stride;
         }
         if (section.kind.h)
           pack_transposed<E>(row_of(recurrent_, section.h[accumulator], unit), recurrent_.columns, valid,
-                             recurrent_.columns, at, stride);
+                             recurrent_.columns, at, stride, for_others);
       });
     }
   }
@@ -175,7 +175,7 @@ template <class E> class PackedColumns {
     return 8.0 * static_cast<double>(at(j).columns * N) * static_cast<double>(length());
   }
 
-  void pack(index j) {
+  void pack(index j, bool for_others = false) {
     const Block& block = at(j);
     const index feature = (block.column - at_group(block.group)) * N;
     const auto row_of = [&](index v, index a, index lane) -> const T* {
@@ -190,7 +190,7 @@ template <class E> class PackedColumns {
       return k < rest_begins ? row_of(k / N / gates, k / N % gates, k % N)
                              : row_of(whole_vectors_, (k - rest_begins) / rest, (k - rest_begins) % rest);
     };
-    pack_rows<E>(row, matrix_.columns - feature, block.columns, width_, length(), 0, length(), data_of(j));
+    pack_rows<E>(row, matrix_.columns - feature, block.columns, width_, length(), 0, length(), data_of(j), for_others);
   }
 
   // dv of these rows of dz = their product with `blocks`, side by side from dv on, or added to what dv is. A row's
