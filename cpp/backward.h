@@ -114,7 +114,7 @@ template <class T, class E> class Backward : public Driver {
   // where a row is short (measured with two threads, RNN at 128 × (32, 64): 1.08 x as fast, and 1.24 x where the cores
   // have no cache in common).
   index rows_of_chunk() const {
-    constexpr index rows_of_thread = 256, most_bytes = 1 << 20;
+    constexpr index rows_of_thread = 256, most_bytes = 512 * 1024;
     const index row_bytes = layer_.accumulators() * layer_.vectors() * N * static_cast<index>(sizeof(T));
     const index threads = plan_.by_rows ? plan_.threads : 1, steps = layer_.timeline.steps();
     const index most = std::clamp(most_bytes / std::max<index>(row_bytes, 1), rows_of_thread, rows_of_thread * threads);
