@@ -73,7 +73,7 @@ template <class T, class E> class Backward : public Driver {
   struct Worker {
     explicit Worker(const Backward& b) : Worker(b, std::max(b.batch_, rows_together)) {}
     Worker(const Backward& b, index most_rows)
-        : rows(most_rows, b.layer_.cell.states), at({most_rows}), turn({most_rows}), order({most_rows}), dz({b.batch_}),
+        : rows(most_rows, b.layer_.cell.states), turn({most_rows}), order({most_rows}), dz({b.batch_}),
           operands({most_rows + 1}) {
       index columns = 1;
       for (const BackwardStage<T, E>& stage : b.stages_) columns = std::max(columns, stage.to_operand.columns());
@@ -85,17 +85,17 @@ template <class T, class E> class Backward : public Driver {
       if (b.adjoints_.dy) dy = Buffer<const T*>({most_rows});
       if (b.layer_.operand_scale) scale = Buffer<const T*>({most_rows});
       if (b.doutput_.size()) doutput = Buffer<T*>({most_rows});
-      dx_rows = Buffer<T*>({b.chunk_.most_rows()}), dz_rows = Buffer<index>({b.chunk_.most_rows()});
+      dx_rows = Buffer<T*>({b.chunk_.most_rows()});
     }
     StepRows<T> rows;
-    Buffer<index> at, turn, order;  // their places in the chunk
-    Buffer<const E*> dz;            // of the stage after
+    index first = 0;            // of their rows in dz, which follow one another
+    Buffer<index> turn, order;  // their places in sums over the chunk
+    Buffer<const E*> dz;        // of the stage after
     Buffer<const T*> operands;
     std::array<Buffer<T*>, most_states + most_carried> dstate;
     std::array<Buffer<T*>, most_states> whole;
     Buffer<const T*> dy, scale;
     Buffer<T*> doutput, dx_rows;
-    Buffer<index> dz_rows;
     Buffer<T> dh, dx;
   };
 
@@ -177,10 +177,11 @@ template <class T, class E> class Backward : public Driver {
       // Steps of few rows come one after the other. Their operands are packed together; and those of a scan are one
       // step, whose rows find the gradients that the rows before them have left.
       index running = s < layer_.timeline.steps() ? live(s) : 0, end = 0;
+      worker.first = row;
       const index after = s;
       do {
         s--;
-        places = point(worker, s, {rows.begin, rows.begin + live(s)}, places, end, row);
+        places = point(worker, s, {rows.begin, rows.begin + live(s)}, places, end);
         end = places.end;
         if (!scans_) step(worker, {s, 1, rows.begin, places, running, row_after}, thread, count, signals);
         running = places.end - places.begin, row_after = row, row += running;
@@ -201,9 +202,9 @@ template <class T, class E> class Backward : public Driver {
       stage.add_weights(chunk_, share(stage.what.vectors(), thread, count), begins, signals);
   }
 
-  // Points at `rows` of step s, whose dz begin with row `row`, and what belongs to them, from place `at` on, and gives
-  // their places. `after`: those of the step after.
-  Range point(Worker& worker, index s, Range rows, Range after, index at, index row) {
+  // Points at `rows` of step s and what belongs to them, from place `at` on, and gives their places. `after`: those of
+  // the step after.
+  Range point(Worker& worker, index s, Range rows, Range after, index at) {
     const Timeline& timeline = layer_.timeline;
     const index count = rows.end - rows.begin;
     if (count && count == after.end - after.begin && s > 0 && !timeline.has_resets()) {
@@ -214,7 +215,7 @@ template <class T, class E> class Backward : public Driver {
     const bool moved = at != after.begin || count > after.end - after.begin;
     const index turn = chunk_.turn_of(s, 0), order = chunk_.order_of(s, 0);
     for (index r = rows.begin, i = at; r < rows.end; r++, i++) {
-      worker.at[i] = row + r - rows.begin, worker.turn[i] = turn + r, worker.order[i] = order + r;
+      worker.turn[i] = turn + r, worker.order[i] = order + r;
       if (moved) point_to_dstates(worker, r, i);
       const index t = timeline.time(s, r), b = timeline.batch_row(r);
       if (adjoints_.dy) worker.dy[i] = adjoints_.dy.at(t, b);
@@ -241,7 +242,7 @@ template <class T, class E> class Backward : public Driver {
       if (last) {
         point_to_dz_after(worker, now);
       } else {
-        for (index i = 0; i < now.rows(); i++) worker.dz[i] = reader.product_row(worker.at[now.places.begin + i]);
+        for (index i = 0; i < now.rows(); i++) worker.dz[i] = reader.product_row(worker.first + now.places.begin + i);
       }
       run_stage(worker, now, stages_[p], reader, last, blocks, signals);
       if (plan_.waits) barrier_.wait(count);
@@ -252,7 +253,7 @@ template <class T, class E> class Backward : public Driver {
   void pack(Worker& worker, index rows, int thread, int count, Signals& signals) {
     const Range own = plan_.by_rows ? Range{0, rows} : share_of_rows(worker, rows, thread, count);
     const T* const* scale = worker.scale.size() ? worker.scale.get() : nullptr;
-    const ChunkPlaces at{worker.at.get(), worker.turn.get(), worker.order.get()};
+    const ChunkPlaces at{worker.first, worker.turn.get(), worker.order.get()};
     for (BackwardStage<T, E>& stage : stages_) {
       stage.pack_operands(layer_, worker.rows, scale, chunk_, at, own, worker.operands.get(), count > 1, signals);
       stage.hand_over(at, own, share(stage.what.vectors(), thread, count));
@@ -295,8 +296,7 @@ template <class T, class E> class Backward : public Driver {
       if (stage.what.ends_cell) forget_reset(now, i, rows, vectors, 1, layer_.cell.states);
       const index place = now.places.begin + i;
       run_block(worker, stage, vectors, place, rows, dh, stride);
-      stage.finish_rows(layer_, worker.rows.values() + place, worker.rows.next(), worker.at.get() + place, rows,
-                        vectors);
+      stage.finish_rows(layer_, worker.rows.values() + place, worker.rows.next(), worker.first + place, rows, vectors);
       i += rows;
     }
   }
@@ -343,7 +343,7 @@ template <class T, class E> class Backward : public Driver {
       block.dstate[k] = worker.dstate[static_cast<std::size_t>(k)].get() + i;
     if (stage.what.output != none) block.dstate[0] = worker.doutput.get() + i;
     if (layer_.saved) block.saved = p.values() + i;
-    block.dz = stage.dz(), block.dz_rows = chunk_.capacity(), block.dz_at = worker.at.get() + i;
+    block.dz = stage.dz(0, worker.first + i), block.dz_rows = chunk_.capacity();
     block.unit_weights = layer_.weights.of_units.data() + stage.what.unit_weight;
     block.zoned = stage.what.zoned, block.next = p.next();
     if (stage.what.output != none) block.next.states[0] = block.next.saved;
@@ -358,15 +358,13 @@ template <class T, class E> class Backward : public Driver {
     const index first = plan_.by_rows ? chunk_.first_of(own.begin) : part.begin;
     index count = 0;
     const auto take = [&](index s, index r) {
-      worker.dx_rows[count] = adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
-      worker.dz_rows[count] = first + count;
-      count++;
+      worker.dx_rows[count++] = adjoints_.dx.at(layer_.timeline.time(s, r), layer_.timeline.batch_row(r));
     };
     plan_.by_rows ? chunk_.for_each_row_of(own, take) : chunk_.for_each_row(part, take);
     for (index i = 0; i < count && !signals.stopped();) {
       const index n = even_part(count - i, dx_rows());
       for (index p = 0; p < static_cast<index>(stages_.size()); p++)
-        stages_[p].add_input_gradient(worker.dz_rows.get() + i, n, p > 0, z, stride, signals);
+        stages_[p].add_input_gradient(first + i, n, p > 0, z, stride, signals);
       for (index r = 0; r < n; r++) write_dx(z + r * stride, worker.dx_rows[i + r]);
       i += n;
     }

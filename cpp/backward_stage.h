@@ -80,9 +80,10 @@ class ChunkRows {
   std::vector<Step> steps_;
 };
 
-// Where rows of a chunk lie in dz, and their places in sums.
+// What the rows of a list, which follow one another in dz from `first` on, have as places in sums over the chunk.
 struct ChunkPlaces {
-  const index *row, *turn, *order;
+  index first;
+  const index *turn, *order;
 };
 // The end of the places that follow one another from `begin` on.
 inline index run_end(const index* places, index begin, index end) {
@@ -177,8 +178,8 @@ template <class T, class E> class BackwardStage {
     };
     if (!input_feed_.gates.empty()) pack(dinput_, [&](index i) { return now.x()[i]; });
     if (scaled_.size()) {
-      for (index i = rows.begin; i < rows.end; i++) scale_row(operand(i), scale[i], scaled_row(at.row[i]));
-      pack(drecurrent_, [&](index i) { return scaled_row(at.row[i]); });
+      for (index i = rows.begin; i < rows.end; i++) scale_row(operand(i), scale[i], scaled_row(at.first + i));
+      pack(drecurrent_, [&](index i) { return scaled_row(at.first + i); });
     } else if (reads_operand()) {
       pack(drecurrent_, operand);
     }
@@ -198,7 +199,7 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- dz ----------------------------------------------------------------------------------------------------------
-  T* dz() const { return dz_.get(); }
+  T* dz(index v, index row) const { return dz_.get() + (v * capacity_ + row) * what.accumulators() * N; }
   // What a product reads of a row, and how far apart its vectors of units are.
   const E* product_row(index row) const {
     if constexpr (same) {
@@ -209,18 +210,16 @@ template <class T, class E> class BackwardStage {
   }
   index product_jump() const { return capacity_ * sums_ * N / numbers; }
 
-  // After the cell: of `count` rows, at these places, and some vectors of units, what the products read.
-  void finish_rows(const Layer<T>& layer, T* const* values, const NextStep& next, const index* rows, index count,
+  // After the cell: of `count` rows from `first` on, and some vectors of units, what the products read.
+  void finish_rows(const Layer<T>& layer, T* const* values, const NextStep& next, index first, index count,
                    Range vectors) const {
     if (normed())
-      for (index r = 0; r < count; r++) normalize_row_backward(layer, values[r], next, rows[r]);
+      for (index r = 0; r < count; r++) normalize_row_backward(layer, values[r], next, first + r);
     if constexpr (!same) {
       const Buffer<T>& from = normed() ? parts_ : dz_;
-      for (index begin = 0, end; begin < count; begin = end) {
-        end = run_end(rows, begin, count);
-        for (index v = vectors.begin; v < vectors.end; v++)
-          to_elements<E>(from.get() + (v * capacity_ + rows[begin]) * sums_ * N, (end - begin) * sums_ * N,
-                         elements_.get() + (v * capacity_ + rows[begin]) * sums_ * N / numbers);
+      for (index v = vectors.begin; v < vectors.end; v++) {
+        const index at = (v * capacity_ + first) * sums_ * N;
+        to_elements<E>(from.get() + at, count * sums_ * N, elements_.get() + at / numbers);
       }
     }
   }
@@ -243,16 +242,16 @@ template <class T, class E> class BackwardStage {
   }
 
   // ---- products over the chunk -------------------------------------------------------------------------------------
-  // dx of some rows of dz, or added to what z is.
-  void add_input_gradient(const index* at, index rows, bool add, T* z, index stride, Signals& signals) const {
-    std::array<const E*, 96> dz;
-    for (index i = 0; i < rows; i++) dz[static_cast<std::size_t>(i)] = product_row(at[i]);
-    to_input.multiply_into(dz.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride, signals);
+  // dx of `rows` rows of dz from `first` on, or added to what z is.
+  void add_input_gradient(index first, index rows, bool add, T* z, index stride, Signals& signals) const {
+    std::array<const E*, 96> dz_rows;
+    for (index i = 0; i < rows; i++) dz_rows[static_cast<std::size_t>(i)] = product_row(first + i);
+    to_input.multiply_into(dz_rows.data(), rows, product_jump(), to_input.all_blocks(), add, z, stride, signals);
     for (index a = 0; a < what.accumulators(); a++) {
       if (what.phase->accumulators[static_cast<std::size_t>(a)].x != own) continue;
       for (index i = 0; i < rows; i++)
         for (index unit = 0; unit < what.units; unit++)
-          z[i * stride + unit] += dz_at(unit / N, at[i])[a * N + unit % N];
+          z[i * stride + unit] += dz(unit / N, first + i)[a * N + unit % N];
     }
   }
 
@@ -303,7 +302,6 @@ template <class T, class E> class BackwardStage {
   static constexpr index numbers = Arithmetic<E>::numbers;
 
   bool normed() const { return what.normal != none; }
-  const T* dz_at(index v, index row) const { return dz_.get() + (v * capacity_ + row) * what.accumulators() * N; }
   // Rows as sums take them: where one thread has all of them, they lie so.
   DzView<T> in_turn(const Buffer<T>& rows, const Buffer<T>& handed) const {
     return handed.size() ? view(handed, most_rows_) : view(rows, capacity_);
@@ -315,10 +313,10 @@ template <class T, class E> class BackwardStage {
                  Range own) const {
     const DzView<T> from = view(rows_of, capacity_), to = view(handed, most_rows_);
     for (index begin = rows.begin, end; begin < rows.end; begin = end) {
-      end = std::min(run_end(at.row, begin, rows.end), run_end(at.turn, begin, rows.end));
+      end = run_end(at.turn, begin, rows.end);
       for (index v = 0; v < what.vectors(); v++) {
         const bool for_others = v < own.begin || v >= own.end;
-        const T* row = from.at(v, at.row[begin]);
+        const T* row = from.at(v, at.first + begin);
         T* handed_row = const_cast<T*>(to.at(v, at.turn[begin]));
         for (index k = 0; k < (end - begin) * from.row_stride(); k += N) {
           const Vec<T> dz = Vec<T>::load(row + k);
@@ -351,7 +349,7 @@ template <class T, class E> class BackwardStage {
       const index a = accumulator_of(part), slot = what.normal + q;
       const T* gain = part.x >= 0 ? layer.weights.norms.ih_weight + part.x * what.units
                                   : layer.weights.norms.hh_weight + part.h * what.units;
-      normalize_backward(dz_at(0, row) + a * N, capacity_ * what.accumulators() * N, values + slot * layout.hidden,
+      normalize_backward(dz(0, row) + a * N, capacity_ * what.accumulators() * N, values + slot * layout.hidden,
                          next.saved, gain, values[layout.values * layout.hidden + slot - layout.normal], what.units,
                          parts_.get() + (row * sums_ + q) * N, capacity_ * sums_ * N);
     }

@@ -81,9 +81,8 @@ template <class T> struct BackwardBlock {
   // Padded rows: the gradient of the states after (but 0) comes, of those before goes; then what phases hand on.
   T* const* dstate[most_states + most_carried];
   T* const* whole[most_states];  // a row's whole gradient of the state after (H,), to be written; null: not wanted
-  T* dz;                         // [vector of all units][row, dz_rows in all][accumulator][lane]
+  T* dz;                         // of these rows, [vector of all units][row, dz_rows in all][accumulator][lane]
   index dz_rows;
-  const index* dz_at;  // which of these rows each has
   const T* const* unit_weights;
   Zoned zoned;
   NextStep next;  // of states before the step
@@ -229,7 +228,7 @@ template <class Cell, class Phase, bool last, class T> void backward_block(const
     const T* direct_row = block.direct ? block.direct[r] + block.unit : nullptr;
     const T* dy_row = block.dy ? block.dy[r] + block.unit : nullptr;
     const T* saved_row = block.saved ? block.saved[r] + block.unit : nullptr;
-    T *dstate_row[D], *dz_row = block.dz + (block.unit / N) * dz_step + block.dz_at[r] * A * N;
+    T *dstate_row[D], *dz_row = block.dz + (block.unit / N) * dz_step + r * A * N;
     for (int k = 0; k < S; k++) {
       before_row[k] = block.before[k][r] + block.unit;
       after_row[k] = block.after[k][r] + block.unit;

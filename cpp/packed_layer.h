@@ -96,14 +96,6 @@ template <class T, class E> class PackedStage {
     return static_cast<double>(rows) * static_cast<double>(vectors_of(j) * packed_.elements_a_vector());
   }
 
-  // A share of the vectors of units: where threads share out units, of their own ones.
-  Range own_vectors(const Crew& crew) const {
-    if (!crew.by_units) return share(stage_.vectors(), crew.thread, crew.count);
-    const Range own = crew.blocks(blocks());
-    const auto begin_of = [&](index j) { return j < blocks() ? vector_of(j) : stage_.vectors(); };
-    return {begin_of(own.begin), begin_of(own.end)};
-  }
-
   // Those vectors `own` that are block j's.
   void pack(index j, Range own, bool for_others) {
     const auto [v, end] = blocks_[static_cast<std::size_t>(j)];
@@ -242,7 +234,8 @@ template <class T, class E> class PackedLayer {
 
   void pack(const Crew& crew) {
     for (PackedStage<T, E>& stage : stages_) {
-      const Range own = stage.own_vectors(crew);
+      // Where threads share out units, those of their own blocks.
+      const Range own = share(stage.stage().vectors(), crew.thread, crew.count);
       for (index j = 0; j < stage.blocks() && !crew.signals.stop(stage.work(j, 1)); j++)
         stage.pack(j, own, crew.count > 1 && !crew.by_units);
     }
