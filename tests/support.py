@@ -369,3 +369,17 @@ def assert_same_bits(got: Any, expected: Any, what: str = "") -> None:
     else:
         assert (got.shape, got.dtype) == (expected.shape, expected.dtype), what
         assert bits(got) == bits(expected), f"{what}: differ by up to {worst(got, expected):.3g}"
+
+
+class Taped:
+    """A layer that has been forward once, and what its backward needs."""
+
+    def __init__(self, shape: Shape, cell: str = "lstm") -> None:
+        problem = make_problem(cell, shape, num_layers=2)
+        self.layer = problem.layer(np.float32)
+        self.x, self.dy = problem.x, problem.dy
+        self.dstate = as_state(problem.dstate)
+        self.y, self.state, self.tape = self.layer.forward(problem.x, as_state(problem.state or ()))
+
+    def backward(self, **options: Any) -> Any:
+        return self.layer.backward(self.tape, self.dy, self.dstate, **options)
