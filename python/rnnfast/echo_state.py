@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
@@ -11,6 +10,7 @@ import numpy as np
 from rnnfast import _kernels, checks, init, reservoir, threads
 from rnnfast.checks import Array
 from rnnfast.module import Module, State, Tape
+from rnnfast.ridge import Ridge
 
 __all__ = ["EchoState"]
 
@@ -367,7 +367,7 @@ class EchoState(Module):
         if not counts.any():
             raise ValueError(f"washout: expected steps after it, got {washout} of {steps} steps and none that counts")
         ridge = checks.real("ridge", ridge)
-        problem = _Ridge(self.in_features, self.output_size, ridge)
+        problem = Ridge(self.in_features, self.output_size, ridge)
         at_once = max(1, max(_ROWS_AT_ONCE, 2 * self.in_features) // max(batch, 1))
         for window, left in self._windows(steps, at_once, lengths):
             cuts = None if resets is None else resets[window]
@@ -461,33 +461,6 @@ class EchoState(Module):
                 threads.resolve(),
             )
         return None, None
-
-
-class _Ridge:
-    """A ridge regression with intercept that takes its rows in pieces: the triangle of a QR factorisation grows.
-
-    Columns: 1, features, targets. The penalty is a row √ridge e_k for every feature; the intercept has none.
-    """
-
-    def __init__(self, features: int, outputs: int, ridge: float) -> None:
-        self._known = 1 + features
-        self._penalised = ridge > 0
-        self._triangle: Array = np.zeros((features if self._penalised else 0, 1 + features + outputs))
-        self._triangle[:, 1 : 1 + features] = math.sqrt(ridge) * np.eye(len(self._triangle), features)
-
-    def add(self, features: Array, targets: Array) -> None:
-        if not len(features):
-            return
-        rows = np.hstack([np.ones((len(features), 1)), features, targets], dtype=np.float64)
-        if not np.isfinite(rows).all():
-            raise ValueError("x, y: expected finite numbers where a step counts, got NaN or infinity")
-        self._triangle = np.asarray(np.linalg.qr(np.vstack([self._triangle, rows]), mode="r"))
-
-    def solve(self) -> tuple[Array, Array]:
-        """W_out (O, features) and b_out (O,)."""
-        left, right = np.hsplit(self._triangle[: self._known], [self._known])
-        solution = np.linalg.solve(left, right) if self._penalised else np.linalg.lstsq(left, right, rcond=None)[0]
-        return solution[1:].T, solution[0]
 
 
 def _age(steps: int, batch: int, resets: Array | None) -> Array:
