@@ -27,10 +27,10 @@ template <class T> class LayerNorm {
   explicit operator bool() const { return parts_ > 0; }
 
   // A row as the products write it, [block of units][part][vector][lane], from sums that begin with zeros; behind all
-  // rows the mean and scale of each part.
+  // rows the means of all parts of all rows, then the scales.
   index row_size() const { return parts_ * vectors_ * N; }
   index block_at(index vector) const { return parts_ * vector * N; }
-  index room_for(index rows) const { return rows * (row_size() + 2 * parts_); }
+  index room_for(index rows) const { return rows * row_size() + 2 * moments(rows); }
   const T* zeros() const { return zeros_.get(); }
 
   // Of a block of vectors: the gains of x's part and of the operand's side by side.
@@ -44,44 +44,60 @@ template <class T> class LayerNorm {
       }
   }
 
-  // Means and scales, once all blocks are summed; the scales among a row's values too, where these are kept.
+  // Means and scales, once all blocks are summed, of N parts at a time, a lane each; the scales among a row's values
+  // too, where these are kept.
   void find_moments(T* sums, index rows, const std::vector<Range>& blocks, T* const* values) const {
-    T* moments = sums + rows * row_size();
-    for (index r = 0; r < rows; r++, sums += row_size())
-      for (index q = 0; q < parts_; q++, moments += 2) {
-        const auto each = [&](auto f) {
-          for (const Range& block : blocks)
-            for_each_vector_of<T>(lanes_of(block), [&, at = part_of(sums, block, q)](index u, auto n) {
-              f(first_lanes(V::load(at + u), n), n);
-            });
-        };
-        const auto [mean, scale] = moments_of<T>(each, units_);
-        moments[0] = mean, moments[1] = scale;
-        if (values) values[r][layout_.values * layout_.hidden + slot_ - layout_.normal + q] = scale;
+    T *means = sums + rows * row_size(), *scales = means + moments(rows);
+    const V units(units_);
+    Part part[N];
+    index r = 0, q = 0;
+    for (index first = 0; first < rows * parts_; first += N) {
+      const index count = std::min(N, rows * parts_ - first);
+      for (index k = 0; k < count; k++) {
+        part[k] = {sums + r * row_size(), q};
+        if (++q == parts_) r++, q = 0;
       }
+      const V mean =
+          sums_of(part, count, blocks, [](V sum, const T* a, index, auto n) { return sum + V::load_first(a, n); }) /
+          units;
+      mean.store(means + first);
+      const V variance = sums_of(part, count, blocks,
+                                 [&](V sum, const T* a, index k, auto n) {
+                                   const V d = first_lanes(V::load(a) - V(means[first + k]), n);
+                                   return fma(d, d, sum);
+                                 }) /
+                         units;
+      variance.store(scales + first);
+      for (index k = first; k < first + N; k++) scales[k] = T(1) / std::sqrt(scales[k] + static_cast<T>(norm_epsilon));
+    }
+    for (index row = 0; values && row < rows; row++)
+      std::copy_n(scales + row * parts_, parts_,
+                  values[row] + layout_.values * layout_.hidden + slot_ - layout_.normal);
   }
 
   // z of a block, [row][accumulator][vector][lane]; x̂ goes among a row's values, where these are kept.
   void combine(const T* sums, index rows, Range block, const T* bias, T* const* values, const NextStep& next,
                T* z) const {
-    const T* moments = sums + rows * row_size();
+    const T *means = sums + rows * row_size(), *scales = means + moments(rows);
     const index vectors = block.end - block.begin, unit = block.begin * N;
-    for (index r = 0; r < rows; r++, sums += row_size(), moments += 2 * parts_)
+    for (index r = 0; r < rows; r++, sums += row_size(), means += parts_, scales += parts_)
       for (std::size_t a = 0; a < gates_.size(); a++, z += vectors * N) {
-        const T *gains = gains_at(static_cast<index>(a), block.begin), *b = bias + static_cast<index>(a) * vectors * N;
-        const auto add = [&](index q, const T* gain, const T* begin) {
-          const T* part = part_of(sums, block, q);
-          const V mean(moments[2 * q]), scale(moments[2 * q + 1]);
-          T* kept = values ? values[r] + (slot_ + q) * layout_.hidden + unit : nullptr;
-          for_each_vector_of<T>(lanes_of(block), [&, to = z](index u, auto n) {
-            const V normal = (V::load(part + u) - mean) * scale;
-            if (kept) normal.store_first(kept + u, n), bring(kept + u, next.saved);
-            fma(V::load(gain + 2 * u), normal, V::load(begin + u)).store(to + u);
-          });
-        };
         const Gate& gate = gates_[a];
-        if (gate.x >= 0) add(gate.x_part, gains, b);
-        if (gate.h >= 0) add(gate.h_part, gains + N, gate.x >= 0 ? z : b);
+        const T *gains = gains_at(static_cast<index>(a), block.begin), *b = bias + static_cast<index>(a) * vectors * N;
+        for_each_vector_of<T>(lanes_of(block), [&, to = z](index u, auto n) {
+          V sum = V::load(b + u);
+          const auto add = [&](index q, const T* gain) {
+            const V normal = (V::load(part_of(sums, block, q) + u) - V(means[q])) * V(scales[q]);
+            if (values) {
+              T* kept = values[r] + (slot_ + q) * layout_.hidden + unit + u;
+              normal.store_first(kept, n), bring(kept, next.saved);
+            }
+            sum = fma(V::load(gain + 2 * u), normal, sum);
+          };
+          if (gate.x >= 0) add(gate.x_part, gains);
+          if (gate.h >= 0) add(gate.h_part, gains + N);
+          sum.store(to + u);
+        });
       }
   }
 
@@ -89,11 +105,33 @@ template <class T> class LayerNorm {
   using V = Vec<T>;
   static constexpr index N = V::lanes;
 
+  struct Part {
+    const T* row;
+    index q;
+  };
   struct Gate {
     int x, h;              // as in Accumulator
     index x_part, h_part;  // and which of the sums they are
   };
 
+  // Over the vectors of each part: sum = term(sum, numbers, k, lanes); then over their lanes, lane k for the k-th part.
+  template <class Term>
+  V sums_of(const Part* part, index count, const std::vector<Range>& blocks, const Term& term) const {
+    V sums[N];
+    for (index k = 0; k < N; k++) {
+      V sum(T(0));
+      if (k < count)
+        for (const Range& block : blocks) {
+          const T* at = part_of(part[k].row, block, part[k].q);
+          for_each_vector_of<T>(lanes_of(block), [&](index u, auto n) { sum = term(sum, at + u, k, n); });
+        }
+      sums[k] = sum;
+    }
+    return sums_of_lanes(sums);
+  }
+
+  // Room for the means of so many rows, or for their scales: whole vectors.
+  index moments(index rows) const { return ceil_div(rows * parts_, N) * N; }
   index lanes_of(Range block) const { return std::min(units_, block.end * N) - block.begin * N; }
   template <class S> S* part_of(S* row, Range block, index q) const {
     return row + block_at(block.begin) + q * (block.end - block.begin) * N;

@@ -16,12 +16,22 @@ constexpr double norm_epsilon = 1e-5;
 // Σ over lanes, as a tree.
 template <class T> T sum_of_lanes(Vec<T> v) { return Eigen::internal::predux(v.p); }
 
+// The same of N vectors, lane k that of the k-th, side by side: alone, each instruction waits for the one before.
+template <class T> Vec<T> sums_of_lanes(const Vec<T>* v) {
+  constexpr int N = Vec<T>::lanes;
+  Eigen::internal::PacketBlock<typename Vec<T>::Packet, N> block;
+  for (int k = 0; k < N; k++) block.packet[k] = v[k].p;
+  if constexpr (N > 1) Eigen::internal::ptranspose(block);
+  for (int half = N / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) block.packet[k] = Eigen::internal::padd(block.packet[k], block.packet[k + half]);
+  return block.packet[0];
+}
+
 // The first n lanes, the others zero.
 template <class T> Vec<T> first_lanes(Vec<T> v, int n) {
   if (n >= Vec<T>::lanes) return v;
-  T lane[Vec<T>::lanes];
-  v.store(lane);
-  return Vec<T>::load_first(lane, n);
+  const Vec<T> lane = Eigen::internal::plset<typename Vec<T>::Packet>(T(0));
+  return select(less(lane, Vec<T>(n)), v, Vec<T>(0));
 }
 
 // f(u, n) for the vectors of some numbers, each from its first number u on: n lanes count, a constant but in the last.
@@ -30,24 +40,6 @@ template <class T, class F> [[gnu::always_inline]] inline void for_each_vector_o
   index u = 0;
   for (; u + N <= numbers; u += N) f(u, std::integral_constant<int, N>{});
   if (u < numbers) f(u, static_cast<int>(numbers - u));
-}
-
-template <class T> struct Moments {
-  T mean, scale;  // scale = 1 / √(var + ε)
-};
-
-// each(f) calls f(a, n) for the vectors of H numbers, those past the last one zero.
-template <class T, class Each> Moments<T> moments_of(Each each, index hidden) {
-  using V = Vec<T>;
-  V sum(T(0)), squares(T(0));
-  each([&](V a, auto) { sum = sum + a; });
-  const T mean = sum_of_lanes(sum) / static_cast<T>(hidden);
-  each([&](V a, auto n) {
-    const V d = first_lanes(a - V(mean), n);
-    squares = fma(d, d, squares);
-  });
-  const T variance = sum_of_lanes(squares) / static_cast<T>(hidden);
-  return {mean, T(1) / std::sqrt(variance + static_cast<T>(norm_epsilon))};
 }
 
 // The adjoint: from dy the gradient of a, da = scale (γ dy - mean(γ dy) - x̂ mean(γ dy ∘ x̂)). The vectors of dy and da
