@@ -132,9 +132,8 @@ template <class T, class E> class Forward : public Driver {
     }
   }
   T* z_ahead(const Worker& worker, index k, index j, index row) const {
-    return worker.ahead[static_cast<std::size_t>(k)].get() +
-           packed_[k].vector_of(j) * packed_[k].stage().accumulators() * N * chunk_rows() +
-           row * packed_[k].z_stride(j);
+    return worker.ahead[static_cast<std::size_t>(k)].get() + packed_[k].made_at(j, chunk_rows()) +
+           row * packed_[k].made_stride(j);
   }
 
   void draw_shares(Worker& worker, index s, index first, Range places, const Crew& crew) const {

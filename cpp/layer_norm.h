@@ -26,11 +26,11 @@ template <class T> class LayerNorm {
 
   explicit operator bool() const { return parts_ > 0; }
 
-  // A row as the products write it, [block of units][part][vector][lane], from sums that begin with zeros; behind all
-  // rows the means of all parts of all rows, then the scales.
+  // A row as the products write it, [block of units][part][vector][lane], from sums that begin with zeros.
   index row_size() const { return parts_ * vectors_ * N; }
   index block_at(index vector) const { return parts_ * vector * N; }
-  index room_for(index rows) const { return rows * row_size() + 2 * moments(rows); }
+  // Numbers for the means of all parts of so many rows, and behind them the scales.
+  index moments_size(index rows) const { return 2 * moments(rows); }
   const T* zeros() const { return zeros_.get(); }
 
   // Of a block of vectors: the gains of x's part and of the operand's side by side.
@@ -46,8 +46,8 @@ template <class T> class LayerNorm {
 
   // Means and scales, once all blocks are summed, of N parts at a time, a lane each; the scales among a row's values
   // too, where these are kept.
-  void find_moments(T* sums, index rows, const std::vector<Range>& blocks, T* const* values) const {
-    T *means = sums + rows * row_size(), *scales = means + moments(rows);
+  void find_moments(const T* sums, index rows, const std::vector<Range>& blocks, T* const* values, T* means) const {
+    T* scales = means + moments(rows);
     const V units(units_);
     Part part[N];
     index r = 0, q = 0;
@@ -76,9 +76,9 @@ template <class T> class LayerNorm {
   }
 
   // z of a block, [row][accumulator][vector][lane]; x̂ goes among a row's values, where these are kept.
-  void combine(const T* sums, index rows, Range block, const T* bias, T* const* values, const NextStep& next,
-               T* z) const {
-    const T *means = sums + rows * row_size(), *scales = means + moments(rows);
+  void combine(const T* sums, const T* means, index rows, Range block, const T* bias, T* const* values,
+               const NextStep& next, T* z) const {
+    const T* scales = means + moments(rows);
     const index vectors = block.end - block.begin, unit = block.begin * N;
     for (index r = 0; r < rows; r++, sums += row_size(), means += parts_, scales += parts_)
       for (std::size_t a = 0; a < gates_.size(); a++, z += vectors * N) {

@@ -87,10 +87,16 @@ template <class T, class E> class PackedStage {
   index most_vectors() const { return most_vectors_; }
   // Numbers from row to row of the block's pre-activations: [accumulator][vector][lane].
   index z_stride(index j) const { return stage_.accumulators() * vectors_of(j) * N; }
-  // Numbers that rows need in the two buffers of run(), and a whole row's ahead.
+  // What its products write: the same, or each part of each gate apart, of all blocks row by row.
+  index made_stride(index j) const { return norm_ ? norm_.row_size() : z_stride(j); }
+  // Where it begins among so many rows that are made ahead, and how many numbers each has.
+  index made_at(index j, index rows) const {
+    return norm_ ? norm_.block_at(vector_of(j)) : vector_of(j) * stage_.accumulators() * N * rows;
+  }
+  index ahead_size() const { return norm_ ? norm_.row_size() : stage_.accumulators() * stage_.vectors() * N; }
+  // Numbers that rows need in the two buffers of run().
   index z_size(index rows) const { return rows * stage_.accumulators() * most_vectors_ * N; }
-  index sums_size(index rows) const { return norm_.room_for(rows); }
-  index ahead_size() const { return stage_.accumulators() * stage_.vectors() * N; }
+  index sums_size(index rows) const { return norm_.moments_size(rows) + rows * norm_.row_size(); }
   // Multiply-adds of some rows and a block.
   double work(index j, index rows) const {
     return static_cast<double>(rows) * static_cast<double>(vectors_of(j) * packed_.elements_a_vector());
@@ -119,31 +125,29 @@ template <class T, class E> class PackedStage {
   }
 
   // z = b + W x of a block, for some rows of x.
-  void start(index j, const E* const* x, index rows, T* z) const {
-    packed_.multiply_into(x, nullptr, rows, vector_of(j), vectors_of(j), Make::input, bias_of(j), z, z_stride(j));
+  void start(index j, const E* const* x, index rows, T* made) const {
+    packed_.multiply_into(x, nullptr, rows, vector_of(j), vectors_of(j), Make::input, begin_of(j), made,
+                          made_stride(j));
   }
 
-  // The cell of `rows` rows of the desk from `first` on, for the crew's part of the blocks. `ahead`: gives a block's z
-  // with W x in it, or null.
+  // The cell of `rows` rows of the desk from `first` on, for the crew's part of the blocks. `ahead`: gives what a
+  // block's products write, with W x in it, or null.
   template <class Ahead> void run(StepRows<T>& desk, index first, index rows, const Crew& crew, const E* const* x,
                                   const E* const* operand, bool saves, T* z, T* sums, bool from_last,
                                   Ahead ahead) const {
     T* const* values = saves ? desk.values() + first : nullptr;
-    if (norm_) sum_parts(rows, crew, x, operand, values, sums);
+    const T* parts = norm_ ? sum_parts(rows, crew, x, operand, values, sums, ahead(0)) : nullptr;
     const Range own_blocks = crew.blocks(blocks());
     for (index i = own_blocks.begin; i < own_blocks.end; i++) {
       const index j = from_last ? own_blocks.end - 1 - (i - own_blocks.begin) : i;
       if (crew.signals.stop(work(j, rows))) return;
       T* of_block = z;
       if (norm_) {
-        norm_.combine(sums, rows, blocks_[static_cast<std::size_t>(j)], bias_of(j), values, desk.next(), z);
-      } else if (T* made = ahead(j)) {
-        of_block = made;
-        packed_.multiply_into(nullptr, operand, rows, vector_of(j), vectors_of(j), Make::recurrent, nullptr, made,
-                              z_stride(j), from_last);
+        norm_.combine(parts, sums, rows, blocks_[static_cast<std::size_t>(j)], bias_of(j), values, desk.next(), z);
       } else {
-        packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, bias_of(j), z, z_stride(j),
-                              from_last);
+        T* made = ahead(j);
+        if (made) of_block = made;
+        multiply(j, rows, x, operand, made != nullptr, of_block, from_last);
       }
       take_own_inputs(desk, first, rows, j, of_block);
       run_cell(desk, first, rows, j, saves, of_block);
@@ -154,6 +158,14 @@ template <class T, class E> class PackedStage {
   static constexpr index N = Vec<T>::lanes;
 
   const T* bias_of(index j) const { return bias_.get() + vector_of(j) * stage_.accumulators() * N; }
+  const T* begin_of(index j) const { return norm_ ? norm_.zeros() : bias_of(j); }
+
+  // The products of a block; W x is there already, or not.
+  void multiply(index j, index rows, const E* const* x, const E* const* operand, bool is_ahead, T* made,
+                bool from_last) const {
+    packed_.multiply_into(is_ahead ? nullptr : x, operand, rows, vector_of(j), vectors_of(j),
+                          is_ahead ? Make::recurrent : Make::all, begin_of(j), made, made_stride(j), from_last);
+  }
 
   index unit_vectors(const Plan& plan, index rows) const {
     const index row_bytes = stage_.accumulators() * N * static_cast<index>(sizeof(T));
@@ -171,15 +183,17 @@ template <class T, class E> class PackedStage {
     }
   }
 
-  // Statistics are of whole rows: all blocks are summed before the first one is normalised.
-  void sum_parts(index rows, const Crew& crew, const E* const* x, const E* const* operand, T* const* values,
-                 T* sums) const {
+  // Statistics are of whole rows: all blocks are summed before the first one is normalised. Gives the rows of parts,
+  // which lie where W x is ahead, or in `sums` behind the moments.
+  const T* sum_parts(index rows, const Crew& crew, const E* const* x, const E* const* operand, T* const* values,
+                     T* sums, T* ahead) const {
+    T* parts = ahead ? ahead : sums + norm_.moments_size(rows);
     for (index j = 0; j < blocks(); j++) {
-      if (crew.signals.stop(work(j, rows))) return;
-      packed_.multiply_into(x, operand, rows, vector_of(j), vectors_of(j), Make::all, norm_.zeros(),
-                            sums + norm_.block_at(vector_of(j)), norm_.row_size());
+      if (crew.signals.stop(work(j, rows))) return parts;
+      multiply(j, rows, x, operand, ahead != nullptr, parts + norm_.block_at(vector_of(j)), false);
     }
-    norm_.find_moments(sums, rows, blocks_, values);
+    norm_.find_moments(parts, rows, blocks_, values, sums);
+    return parts;
   }
 
   void run_cell(StepRows<T>& desk, index first, index rows, index j, bool saves, const T* z) const {
@@ -283,7 +297,7 @@ template <class T, class E> class PackedLayer {
         stage.run(desk.rows, r, some, crew, x ? x + r : nullptr, operand ? operand + r : nullptr, saves, desk.z.get(),
                   desk.sums.get(), from_last, [&](index j) -> T* {
                     T* z = ahead(k, j);
-                    return z ? z + r * stage.z_stride(j) : nullptr;
+                    return z ? z + r * stage.made_stride(j) : nullptr;
                   });
         r += some;
       }

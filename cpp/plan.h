@@ -117,7 +117,7 @@ Plan make_plan(const Layer<T>& layer, int threads, Beside beside = Beside::nothi
     plan.steps_ahead =
         std::clamp<index>(rows_together / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));
   plan.width = panel_width(plan.scans ? plan.rows * plan.steps_ahead : plan.rows);
-  if (!plan.scans && (plan.rows < rows_worth_splitting || from_memory) && !layer.weights.norms) {
+  if (!plan.scans && (plan.rows < rows_worth_splitting || from_memory)) {
     const index step_bytes = std::max<index>(plan.rows, 1) * accumulators * vectors * N * static_cast<index>(sizeof(T));
     plan.steps_ahead = std::clamp<index>((from_memory ? bytes_ahead_of_memory : bytes_ahead) / step_bytes, 1, 128);
   }
