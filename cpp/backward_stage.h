@@ -267,10 +267,15 @@ template <class T, class E> class BackwardStage {
     }
     if (own.begin == own.end || signals.stop(static_cast<double>(rows * sums_ * (own.end - own.begin) * N))) return;
     dbias_.add(dz, rows, own);
-    for (std::size_t k = 0; k < unit_rows_.size(); k++)
-      dof_units_.add(static_cast<index>(k), dz, unit_rows_[k].get(), rows, own);
-    for (std::size_t q = 0; q < norm_rows_.size(); q++)
-      dgains_.add(static_cast<index>(q), dz, norm_rows_[q].get(), rows, own);
+    // Some rows at a time, all that there is of them: each lies far from the next one.
+    constexpr index together = 32;
+    for (index begin = 0; begin < rows; begin += together) {
+      const Range some{begin, std::min(begin + together, rows)};
+      for (std::size_t k = 0; k < unit_rows_.size(); k++)
+        dof_units_.add(static_cast<index>(k), dz, unit_rows_[k].get(), some, own);
+      for (std::size_t q = 0; q < norm_rows_.size(); q++)
+        dgains_.add(static_cast<index>(q), dz, norm_rows_[q].get(), some, own);
+    }
   }
 
   template <class Meet>

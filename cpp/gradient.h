@@ -236,7 +236,7 @@ template <class T> class UnitWeightGradient {
   const UnitWeight& operator[](index k) const { return weights_[static_cast<std::size_t>(k)]; }
 
   // states[row]: the state (H,) that weight k meets in a row of the chunk.
-  void add(index k, const DzView<T>& dz, const T* const* states, index row_count, Range vectors) const {
+  void add(index k, const DzView<T>& dz, const T* const* states, Range rows, Range vectors) const {
     const auto [first, last] = vectors;
     const index a = weights_[static_cast<std::size_t>(k)].accumulator;
     T* sums = sums_of(k);
@@ -250,7 +250,7 @@ template <class T> class UnitWeightGradient {
         unit[i] = q * N;
         sum[i] = Vec<T>::load(sums + q * N);
       }
-      for (index row = 0; row < row_count; row++)
+      for (index row = rows.begin; row < rows.end; row++)
         for (index i = 0; i < sums_together; i++) {
           const int n = static_cast<int>(std::min(hidden_ - unit[i], N));
           const Vec<T> state = Vec<T>::load_first(states[row] + unit[i], n);
