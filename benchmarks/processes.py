@@ -6,6 +6,7 @@ measured, and prints bytes.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -32,14 +33,15 @@ def _memory(library: str, cell: str, shape: Shape, threads: int) -> int | str:
     """Peak bytes, or why there is no number."""
     sizes = map(str, (shape.T, shape.B, shape.I, shape.H, threads))
     try:
-        return int(_output("-m", f"{__package__}.processes", library, cell, *sizes))
+        return int(output("-m", f"{__package__}.processes", library, cell, *sizes))
     except (RuntimeError, ValueError) as error:
         return reason(error)
 
 
-def _output(*arguments: str) -> str:
-    """What a Python of its own prints."""
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, encoding="utf-8")
+def output(*arguments: str, **environment: str) -> str:
+    """What a Python of its own prints. RuntimeError with its last words if it fails."""
+    changed = os.environ | environment
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, encoding="utf-8", env=changed)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     return done.stdout
@@ -88,7 +90,7 @@ def _import_seconds(package: str) -> float:
     """Seconds of an import; of other packages than numpy: beyond numpy's."""
     before = "" if package == "numpy" else "import numpy; "
     code = f"{before}import time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start)"
-    return float(_output("-c", code))
+    return float(output("-c", code))
 
 
 def _size(package: str) -> int:

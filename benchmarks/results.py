@@ -23,6 +23,7 @@ Topic = Literal[
     "threads",
     "padding",
     "checkpoint",
+    "forward with AVX2",
 ]
 
 LARGEST_SHARE = {"float32": 1.05, "bfloat16": 2.1}  # of the float32 peak; some processors do bfloat16 twice as fast

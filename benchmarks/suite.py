@@ -20,14 +20,14 @@ import rnnfast as rf
 from rnnfast import _kernels
 from rnnfast.threads import config
 
-from . import echo_state, language_model, streaming
-from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, ours_in_float32, play, work_of
+from . import echo_state, language_model, levels, streaming
+from .contenders import Contender, Kind, Match, layer_match, make_problem, ours, ours_in_float32, play, reason, work_of
 from .limits import measure_bandwidth
 from .peers import BFLOAT16, FAMILY, PACKAGES, RAGGED, SLOW, builders, installed, missing, of_cell
 from .processes import measure_footprint, measure_memory
 from .results import Results, Topic
 from .shapes import Extent, Shape, shapes_of
-from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, WHOLE_TAPE, next_multiple
+from .targets import IN_FLOAT32, NATIVE_BFLOAT16, ONE_THREAD, WHOLE_TAPE, large_shape, next_multiple
 from .timing import SETTLE_SECONDS, Turns
 from .variants import BFLOAT16_CELLS, USUAL_CELLS, VARIANTS, variant
 
@@ -200,6 +200,7 @@ def _extra_jobs(plan: Plan, results: Results) -> Iterator[Job]:
             yield _job(f"{cell} language model", partial(_language_model, plan, cell), plan)
     for shape, density in echo_state.SHAPES.items():
         yield _job(shape.name, partial(_echo_state, shape, density), plan)
+    yield from _level_jobs(plan, usual, results)
     yield from _padding_jobs(plan, usual)
     yield from _length_jobs(plan)
     yield from _checkpoint_jobs(plan, usual)
@@ -250,6 +251,24 @@ def _step(cell: str, hidden: int) -> list[Match]:
 
 def _language_model(plan: Plan, cell: str) -> list[Match]:
     return [language_model.match(cell, plan.most_threads, language_model.Sizes(), "PyTorch" in installed())]
+
+
+def _level_jobs(plan: Plan, cells: Sequence[str], results: Results) -> Iterator[Job]:
+    """Forward with the kernels of another level, where this run has better ones."""
+    if plan.extent != "full" or rf.isa == levels.AVX2:
+        return
+    if levels.AVX2 not in _kernels.isas_available:
+        results.left_out.append(f"AVX2 alone: no level {levels.AVX2} is installed")
+        return
+    for shape, cell, threads in product(filter(large_shape, plan.shapes), cells, plan.threads):
+        yield Job(f"{cell} {shape.name}, AVX2, threads {threads}", partial(_level, cell, shape, threads, plan.turns))
+
+
+def _level(cell: str, shape: Shape, threads: int, turns: Turns, results: Results) -> None:
+    try:
+        results.figures.append(levels.measure(cell, shape, threads, turns))
+    except RuntimeError as error:
+        results.left_out.append(f"{cell} {shape.name}, AVX2 alone, threads {threads}: {reason(error)}")
 
 
 def _padding_jobs(plan: Plan, cells: Sequence[str]) -> Iterator[Job]:

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from rnnfast import _kernels
 from rnnfast.cli import main
 from rnnfast.layers import __all__ as layer_names
 
 pytest.importorskip("tqdm")
-from rnnfast.benchmarks import contenders, echo_state, language_model, peers, processes, suite, timing
+from rnnfast.benchmarks import contenders, echo_state, language_model, levels, peers, processes, suite, timing
 from rnnfast.benchmarks.limits import Bandwidth
 from rnnfast.benchmarks.results import Memory
-from rnnfast.benchmarks.shapes import EXTENTS, Shape, load_shapes, shapes_of
+from rnnfast.benchmarks.shapes import EXTENTS, Extent, Shape, load_shapes, shapes_of
 from rnnfast.benchmarks.timing import BESIDE_SECONDS, Call, Sample, Turns, take_turns
 from rnnfast.benchmarks.variants import FAMILY, VARIANTS
 
-from bench_cases import BRIEF, RESERVOIR, SOME, TINY, USUAL, sample
+from bench_cases import BRIEF, RESERVOIR, SOME, TINY, USUAL, results, sample
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -271,6 +272,37 @@ def test_what_a_run_cannot_do_is_told_in_one_line(
     assert error.startswith("rnnfast bench: error: ")
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.skipif(levels.AVX2 not in _kernels.isas_available, reason="no kernels for AVX2 alone here")
+def test_forward_is_measured_with_the_kernels_of_another_level() -> None:
+    measured = levels.measure("LSTM", TINY, 1, Turns(2, 0.001))
+    assert (measured.work.topic, measured.work.cell, measured.work.shape) == (levels.TOPIC, "LSTM", TINY)
+    assert len(measured.ours.seconds) == len(measured.ours.peaks) == 2
+    assert 0 < measured.share < 1
+
+
+def test_only_a_full_run_measures_another_level_and_tells_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def titles(extent: Extent, available: tuple[str, ...], isa: str = "v4") -> tuple[list[str], list[str]]:
+        monkeypatch.setattr(_kernels, "isas_available", available)
+        monkeypatch.setattr(suite.rf, "isa", isa)
+        plan = suite.make_plan(extent, shapes=[SOME, TINY], cells=["GRU"], threads=[1])
+        found = results()
+        return [job.title for job in suite.jobs_of(plan, found) if "AVX2" in job.title], found.left_out
+
+    assert titles("full", ("v4", "v3"))[0] == ["GRU some, AVX2, threads 1"]
+    assert titles("default", ("v4", "v3"))[0] == []
+    assert titles("full", ("v3", "v2"), "v3")[0] == []
+    assert "AVX2 alone: no level v3 is installed" in titles("full", ("v4",))[1]
+
+
+def test_a_level_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(levels, "AVX2", "v0")
+    found = results()
+    suite._level("LSTM", TINY, 1, BRIEF, found)
+    (told,) = found.left_out
+    assert told.startswith("LSTM tiny, AVX2 alone, threads 1: RuntimeError: ImportError: RNNFAST_ISA: expected one of")
+    assert not found.figures
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel tells no high-water mark of memory")

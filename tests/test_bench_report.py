@@ -249,3 +249,13 @@ def test_a_report_says_what_bounds_what_falls_short() -> None:
     assert f"| few | 24, 512, 8, 32 | GRU | 120 | {forward} | 360 | {forward + backward} |" in text
     assert f"| some | 100, 32, 128, 256 | LSTM | 1 | 6.00 MB | {LEVEL3} | 90 % | 10 % |" in text
     assert "| a cache line, from core to core and back | 300 ns;" in text
+
+
+def test_avx2_alone_has_a_target_a_table_and_a_peak_of_its_own() -> None:
+    whole, half = figure("forward"), replace(figure("forward with AVX2", share=0.74), ours=sample(1.0, peak=5e10))
+    half = replace(half, work=replace(half.work, operations=0.74 * 5e10))
+    found = verdict("forward with AVX2 alone", results(whole, half))
+    assert (found.word, found.worst and found.worst.bound) == ("missed", 0.75)
+    text = markdown(results(whole, half))
+    assert "## Forward with AVX2 alone, beside its own peak" in text
+    assert "| multiply-add peak, 1 thread | 100 to 100 GF/s in the course of the run |" in text
