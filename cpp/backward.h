@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backward_stage.h"
+#include "kept.h"
 #include "together.h"
 
 namespace rnnfast {
@@ -17,37 +18,62 @@ template <class T> struct Adjoints {
   bool accumulate_dx = false;                        // added to what dx holds
   Gradients<T> gradients{};                          // added to, at the very end
   bool resume = false;                               // what they hold are sums so far, which go on
+  bool goes_on = false;                              // and in a later call: they are kept, not handed over
   T clip = std::numeric_limits<T>::infinity();       // of each element of dh, at each step
   std::array<Sequence<T>, most_states> over_time{};  // written, or null: the whole gradient of each state
 };
 
 template <class T, class E> class Backward : public Driver {
  public:
-  Backward(Layer<T> layer_of_call, Adjoints<T> adjoints, int threads, Beside beside = Beside::nothing,
-           const Driver* before = nullptr)
+  // `kept`: where packed weights and sums that go on come from and go to, or null.
+  Backward(Layer<T> layer_of_call, Adjoints<T> adjoints, std::shared_ptr<Kept> kept, int threads,
+           Beside beside = Beside::nothing, const Driver* before = nullptr)
       : Driver(beside, before), layer_(std::move(layer_of_call)), adjoints_(std::move(adjoints)),
-        plan_(make_plan(layer_, threads, Beside::nothing, Pass::backward)), batch_(layer_.timeline.batch()),
+        kept_(std::move(kept)), plan_(make_plan(layer_, threads, Beside::nothing, Pass::backward)),
+        kept_for_(kept_for(layer_, plan_, static_cast<bool>(adjoints_.dx))), batch_(layer_.timeline.batch()),
         rows_a_chunk_(rows_of_chunk()), chunk_(rows_a_chunk_ + batch_, batch_, numbers),
         scans_(plan_.scans && !layer_.timeline.has_resets()), step_(layer_.timeline.steps()) {
     const Layer<T>& layer = layer_;
     if (beside == Beside::directions && before && adjoints_.accumulate_dx && adjoints_.dx) keep_dx_apart();
     const std::vector<Stage<T>> stages = layer.stages();
     stages_.reserve(stages.size());
-    for (const Stage<T>& stage : stages)
-      stages_.emplace_back(stage, layer, chunk_, plan_, static_cast<bool>(adjoints_.dx));
+    std::shared_ptr<std::vector<Buffer<E>>> packed;
+    std::shared_ptr<std::vector<StageSums<T>>> sums;
+    if (kept_) packed = kept_->backward_weights.take<std::vector<Buffer<E>>>(kept_for_);
+    if (kept_ && adjoints_.resume) sums = kept_->sums.take<std::vector<StageSums<T>>>(kept_for(layer));
+    is_packed_ = packed != nullptr, has_sums_ = sums != nullptr;
+    for (std::size_t p = 0; p < stages.size(); p++)
+      stages_.emplace_back(stages[p], layer, chunk_, plan_, static_cast<bool>(adjoints_.dx),
+                           packed ? std::move((*packed)[p]) : Buffer<E>(), sums ? &(*sums)[p] : nullptr);
     for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) dstate_[k] = Buffer<T>({batch_, padded(k)});
     if (layer.weights.projects()) doutput_ = Buffer<T>({batch_, layer.vectors() * N});
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
   }
 
+  ~Backward() override {
+    if (!kept_) return;
+    auto packed = std::make_shared<std::vector<Buffer<E>>>();
+    auto sums = std::make_shared<std::vector<StageSums<T>>>();
+    for (BackwardStage<T, E>& stage : stages_)
+      packed->push_back(stage.take_weights()), sums->push_back(stage.take_sums());
+    if (is_packed_) kept_->backward_weights.give(kept_for_, packed);
+    if (keeps_sums_) kept_->sums.give(kept_for(layer_), sums);
+  }
+
   // Nothing of the caller's gradients changes before all else is done.
   void work(Signals& signals, int thread, int count) override {
     Worker& worker = workers_[static_cast<std::size_t>(thread)];
-    for (BackwardStage<T, E>& stage : stages_) stage.start(thread, count, signals);
+    for (BackwardStage<T, E>& stage : stages_) {
+      if (!is_packed_) stage.pack(thread, count, signals);
+      stage.start(thread, count, signals);
+    }
     start_dstates(share(batch_, thread, count), signals);
     publish();
-    barrier_.wait(count, [&] { begin_chunk(); });
-    if (adjoints_.resume) exchange(thread, count, TakeUp{});
+    barrier_.wait(count, [&] {
+      is_packed_ = is_packed_ || !signals.stopped();
+      begin_chunk();
+    });
+    if (adjoints_.resume && !has_sums_) exchange(thread, count, TakeUp{});
     const index steps = layer_.timeline.steps();
     while (begin_ < step_) {
       if (in_layers()) wait_for(steps - begin_);
@@ -59,7 +85,11 @@ template <class T, class E> class Backward : public Driver {
     const bool stops = barrier_.agree_to_stop(count, signals);
     tell(Progress::all, thread);
     if (stops) return;
-    adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
+    if (kept_ && adjoints_.goes_on) {
+      if (thread == 0) keeps_sums_ = has_sums_ || steps > 0;  // else none has begun
+    } else {
+      adjoints_.resume ? exchange(thread, count, HandOver{}) : exchange(thread, count, AddSum{});
+    }
     if (own_dx_.size()) add_dx(share(batch_, thread, count));
   }
 
@@ -429,7 +459,11 @@ template <class T, class E> class Backward : public Driver {
 
   Layer<T> layer_;
   Adjoints<T> adjoints_;
+  std::shared_ptr<Kept> kept_;
   Plan plan_;
+  KeptFor kept_for_;
+  bool is_packed_ = false;                      // all weights of all stages
+  bool has_sums_ = false, keeps_sums_ = false;  // those that go on: from the call before, for the next one
   index batch_, rows_a_chunk_;
   ChunkRows chunk_;
   bool scans_;  // several steps are one

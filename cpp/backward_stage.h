@@ -92,9 +92,18 @@ inline index run_end(const index* places, index begin, index end) {
   return i;
 }
 
+// The running sums of the gradients of a stage's parameters.
+template <class T> struct StageSums {
+  Buffer<T> weights;
+  BiasGradient<T> biases;
+  UnitWeightGradient<T> of_units, gains;
+};
+
 template <class T, class E> class BackwardStage {
  public:
-  BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, const Plan& plan, bool wants_dx)
+  // `packed`: the weights as pack() has left them before, or nothing; `sums`: those that go on, or null.
+  BackwardStage(const Stage<T>& stage, const Layer<T>& layer, const ChunkRows& chunk, const Plan& plan, bool wants_dx,
+                Buffer<E> packed, StageSums<T>* sums)
       : what(stage), to_operand(stage.recurrent_feed(), stage.recurrent, stage.units, plan.width,
                                 plan.parts_of_units(stage.recurrent.groups)),
         by_rows_(plan.by_rows), sums_(static_cast<index>(stage.sums.size())), capacity_(chunk.capacity()),
@@ -104,22 +113,18 @@ template <class T, class E> class BackwardStage {
         dz_({stage.vectors(), capacity_, stage.accumulators(), N}),
         dinput_(input_feed_, sums_, stage.units, stage.input, most_rows_),
         drecurrent_(recurrent_feed_, sums_, stage.units, stage.recurrent, most_rows_),
-        dbias_(stage.accumulators(), stage.units), dof_units_(stage.phase->unit_weights, stage.units) {
+        so_far_(sums ? std::move(*sums) : new_sums(stage)) {
     if (wants_dx) to_input = PackedColumns<E>(input_feed_, stage.input, stage.units, panel_width(0));
     // In one block each, like the weights that forward has packed: what one call gave back, the next one takes.
-    weights_ = Buffer<E>({to_operand.size() + to_input.size()});
+    weights_ = packed.size() ? std::move(packed) : Buffer<E>({to_operand.size() + to_input.size()});
     to_operand.place(weights_.get()), to_input.place(weights_.get() + to_operand.size());
-    weight_sums_ = Buffer<T>({dinput_.sums() + drecurrent_.sums()});
-    dinput_.place(weight_sums_.get()), drecurrent_.place(weight_sums_.get() + dinput_.sums());
+    dinput_.place(so_far_.weights.get()), drecurrent_.place(so_far_.weights.get() + dinput_.sums());
     if (by_rows_ && plan.threads > 1) {
       handed_ = Buffer<T>({stage.vectors(), most_rows_, stage.accumulators(), N});
       if (normed()) handed_parts_ = Buffer<T>({stage.vectors(), most_rows_, sums_, N});
     }
     if (normed()) {
       parts_ = Buffer<T>({stage.vectors(), capacity_, sums_, N});
-      std::vector<UnitWeight> gains;
-      for (const Accumulator& part : stage.sums) gains.push_back({accumulator_of(part), 0, false});
-      dgains_ = UnitWeightGradient<T>(std::move(gains), stage.units);
       norm_rows_.resize(stage.sums.size());
     }
     if constexpr (!same) {
@@ -138,8 +143,8 @@ template <class T, class E> class BackwardStage {
 
   bool reads_operand() const { return !recurrent_feed_.gates.empty(); }
 
-  // This thread's part of the packed weights, and zeros where rows begin with them.
-  void start(int thread, int count, Signals& signals) {
+  // This thread's part of the packed weights.
+  void pack(int thread, int count, Signals& signals) {
     for (PackedColumns<E>* weights : {&to_operand, &to_input}) {
       if (weights == &to_operand && !reads_operand()) continue;
       const bool for_others = count > 1 && (by_rows_ || weights == &to_input);
@@ -147,6 +152,13 @@ template <class T, class E> class BackwardStage {
       for (index j = blocks.begin; j < blocks.end && !signals.stop(weights->work_of_packing(j)); j++)
         weights->pack(j, for_others);
     }
+  }
+  // What a later stage may be made of.
+  Buffer<E> take_weights() { return std::move(weights_); }
+  StageSums<T> take_sums() { return std::move(so_far_); }
+
+  // Zeros where this thread's rows begin with them.
+  void start(int thread, int count, Signals& signals) {
     const Range vectors = share(what.vectors(), thread, count);
     for (index v = vectors.begin; v < vectors.end; v++) {
       if (signals.stop(work_of_memory * static_cast<double>(rows_to_clear(v) * sums_ * N))) return;
@@ -266,15 +278,15 @@ template <class T, class E> class BackwardStage {
       add_products(DzView<E>{pairs_.get(), capacity_, sums_}, chunk.length() / numbers, own, begins, signals);
     }
     if (own.begin == own.end || signals.stop(static_cast<double>(rows * sums_ * (own.end - own.begin) * N))) return;
-    dbias_.add(dz, rows, own);
+    so_far_.biases.add(dz, rows, own);
     // Some rows at a time, all that there is of them: each lies far from the next one.
     constexpr index together = 32;
     for (index begin = 0; begin < rows; begin += together) {
       const Range some{begin, std::min(begin + together, rows)};
       for (std::size_t k = 0; k < unit_rows_.size(); k++)
-        dof_units_.add(static_cast<index>(k), dz, unit_rows_[k].get(), some, own);
+        so_far_.of_units.add(static_cast<index>(k), dz, unit_rows_[k].get(), some, own);
       for (std::size_t q = 0; q < norm_rows_.size(); q++)
-        dgains_.add(static_cast<index>(q), dz, norm_rows_[q].get(), some, own);
+        so_far_.gains.add(static_cast<index>(q), dz, norm_rows_[q].get(), some, own);
     }
   }
 
@@ -289,14 +301,14 @@ template <class T, class E> class BackwardStage {
     }
     if (thread > 0) return;
     for (T* bias : {to.bias_ih, to.norm_ih_bias})
-      if (bias && !what.projection) dbias_.exchange(input_biases_, bias, meet);
+      if (bias && !what.projection) so_far_.biases.exchange(input_biases_, bias, meet);
     for (T* bias : {to.bias_hh, to.norm_hh_bias})
-      if (bias && !what.projection) dbias_.exchange(recurrent_biases_, bias, meet);
-    for (index k = 0; k < dof_units_.count(); k++)
-      dof_units_.exchange(k, to.of_units[static_cast<std::size_t>(what.unit_weight + k)], meet);
-    for (index q = 0; q < dgains_.count(); q++) {
+      if (bias && !what.projection) so_far_.biases.exchange(recurrent_biases_, bias, meet);
+    for (index k = 0; k < so_far_.of_units.count(); k++)
+      so_far_.of_units.exchange(k, to.of_units[static_cast<std::size_t>(what.unit_weight + k)], meet);
+    for (index q = 0; q < so_far_.gains.count(); q++) {
       const auto [x_gate, h_gate] = what.sums[static_cast<std::size_t>(q)];
-      dgains_.exchange(
+      so_far_.gains.exchange(
           q, x_gate >= 0 ? to.norm_ih_weight + x_gate * what.units : to.norm_hh_weight + h_gate * what.units, meet);
     }
   }
@@ -305,6 +317,16 @@ template <class T, class E> class BackwardStage {
   static constexpr index N = Vec<T>::lanes;
   static constexpr bool same = std::is_same_v<T, E>;
   static constexpr index numbers = Arithmetic<E>::numbers;
+
+  StageSums<T> new_sums(const Stage<T>& stage) const {
+    std::vector<UnitWeight> gains;
+    if (normed())
+      for (const Accumulator& part : stage.sums) gains.push_back({accumulator_of(part), 0, false});
+    return {Buffer<T>({dinput_.sums() + drecurrent_.sums()}),
+            {stage.accumulators(), stage.units},
+            {stage.phase->unit_weights, stage.units},
+            {std::move(gains), stage.units}};
+  }
 
   bool normed() const { return what.normal != none; }
   // Rows as sums take them: where one thread has all of them, they lie so.
@@ -390,10 +412,8 @@ template <class T, class E> class BackwardStage {
   Buffer<E> elements_, pairs_;            // pairs of lanes, and of rows: [vector][row or pair of rows][part][lane]
   Buffer<T> scaled_;
   Buffer<E> weights_;
-  Buffer<T> weight_sums_;
   WeightGradient<E> dinput_, drecurrent_;
-  BiasGradient<T> dbias_;
-  UnitWeightGradient<T> dof_units_, dgains_;
+  StageSums<T> so_far_;
   std::vector<Buffer<const T*>> unit_rows_, norm_rows_;
 };
 

@@ -28,9 +28,9 @@ void backward(const std::string& cell, const Array<T>& x, const py::dict& weight
               const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const MaybeArray<T>& dy,
               const MaybeArrays<T>& dfinal, const MaybeArray<T>& dx, bool accumulate_dx, const Arrays<T>& dinitial,
               const py::dict& gradients, const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets,
-              bool reverse, int num_threads, index begin, bool resume, T clip, const MaybeArrays<T>& over_time,
-              index heads, const std::optional<ZoneoutArguments>& zoneout, const MaybeArray<T>& operand_scale,
-              bool bfloat16, MaybeCalls beside) {
+              bool reverse, int num_threads, index begin, bool resume, bool goes_on, T clip,
+              const MaybeArrays<T>& over_time, index heads, const std::optional<ZoneoutArguments>& zoneout,
+              const MaybeArray<T>& operand_scale, bool bfloat16, MaybeCalls beside, std::shared_ptr<Kept> kept) {
   check_threads(num_threads);
   Layer<T> layer = layer_view<T>(cell, x, weights, initial, y, states, saved, lengths, resets, reverse,
                                  {begin, heads, zoneout, operand_scale});
@@ -53,13 +53,15 @@ void backward(const std::string& cell, const Array<T>& x, const py::dict& weight
     if (over_time) adjoints.over_time[k] = sequence_out("over_time", (*over_time)[k], steps, batch, width);
   }
   adjoints.gradients = gradients_view(layer, gradients);
-  adjoints.resume = resume;
+  if (goes_on && !kept) throw py::value_error("kept: expected an object where sums go on, got None");
+  adjoints.resume = resume, adjoints.goes_on = goes_on;
   adjoints.clip = clip;
   if (beside)
     (*beside)->keep(x, weights, initial, y, states, saved, dy, dfinal, dx, dinitial, gradients, lengths, resets,
                     over_time, operand_scale);
-  with_elements<T>(bfloat16,
-                   [&](auto element) { drive<Backward<T, decltype(element)>>(beside, num_threads, layer, adjoints); });
+  with_elements<T>(bfloat16, [&](auto element) {
+    drive<Backward<T, decltype(element)>>(beside, num_threads, layer, adjoints, kept);
+  });
 }
 
 template <class T> void bind_type(py::module_& m) {
@@ -68,9 +70,10 @@ template <class T> void bind_type(py::module_& m) {
         exact("states"), exact("saved").none(true), exact("dy").none(true), exact("dfinal").none(true),
         exact("dx").none(true), arg("accumulate_dx"), exact("dinitial"), arg("gradients"), exact("lengths").none(true),
         exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("resume") = false,
-        arg("clip") = std::numeric_limits<T>::infinity(), exact("over_time").none(true) = py::none(), arg("heads") = 1,
-        arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false,
-        arg("beside") = py::none());
+        arg("goes_on") = false, arg("clip") = std::numeric_limits<T>::infinity(),
+        exact("over_time").none(true) = py::none(), arg("heads") = 1, arg("zoneout") = py::none(),
+        exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false, arg("beside") = py::none(),
+        arg("kept") = py::none());
 }
 
 }  // namespace

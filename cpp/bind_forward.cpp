@@ -10,7 +10,7 @@ void forward(const std::string& cell, const Array<T>& x, const py::dict& weights
              const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const Arrays<T>& final,
              const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse, int num_threads,
              index begin, index heads, const std::optional<ZoneoutArguments>& zoneout,
-             const MaybeArray<T>& operand_scale, bool bfloat16, MaybeCalls beside) {
+             const MaybeArray<T>& operand_scale, bool bfloat16, MaybeCalls beside, std::shared_ptr<Kept> kept) {
   check_threads(num_threads);
   Layer<T> layer = layer_view<T>(cell, x, weights, initial, y, states, saved, lengths, resets, reverse,
                                  {begin, heads, zoneout, operand_scale});
@@ -20,7 +20,7 @@ void forward(const std::string& cell, const Array<T>& x, const py::dict& weights
   for (int k = 0; k < layer.cell.states; k++) to[k] = dense_out("final", final[k], {batch, layer.width(k)});
   if (beside) (*beside)->keep(x, weights, initial, y, states, saved, final, lengths, resets, operand_scale);
   with_elements<T>(bfloat16,
-                   [&](auto element) { drive<Forward<T, decltype(element)>>(beside, num_threads, layer, to); });
+                   [&](auto element) { drive<Forward<T, decltype(element)>>(beside, num_threads, layer, to, kept); });
 }
 
 template <class T> void bind_type(py::module_& m) {
@@ -29,7 +29,7 @@ template <class T> void bind_type(py::module_& m) {
         exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
         exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("heads") = 1,
         arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false,
-        arg("beside") = py::none());
+        arg("beside") = py::none(), arg("kept") = py::none());
 }
 
 py::dict cell_shapes() {
@@ -107,6 +107,8 @@ void bind_forward(py::module_& m) {
   m.def("side_by_side", runs_side_by_side, py::arg("cell"), py::arg("steps"), py::arg("batch"), py::arg("input"),
         py::arg("hidden"), py::arg("output"), py::arg("norms"), py::arg("double_precision"), py::arg("layers"),
         py::arg("count"), py::arg("num_threads"));
+  py::class_<Kept, std::shared_ptr<Kept>>(m, "Kept", py::module_local());
+  m.def("make_kept", [] { return std::make_shared<Kept>(); });
   py::class_<Calls>(m, "Calls", py::module_local()).def("run", &Calls::run, py::arg("num_threads"));
   m.def(
       "make_calls", [](bool layers, int count) { return std::make_unique<Calls>(layers, count); }, py::arg("layers"),

@@ -3,6 +3,7 @@
 // for all cells, types, lengths, resets and directions. T is the type of the caller's arrays, E of what products take.
 #pragma once
 
+#include "kept.h"
 #include "packed_layer.h"
 #include "together.h"
 
@@ -10,14 +11,17 @@ namespace rnnfast {
 
 template <class T, class E> class Forward : public Driver {
  public:
-  // `final`: (B, ·) a state, written at the end.
-  Forward(Layer<T> layer_of_call, std::array<T*, most_states> final, int threads, Beside beside = Beside::nothing,
-          const Driver* before = nullptr)
-      : Driver(beside, before), layer_(std::move(layer_of_call)), final_(final),
-        plan_(make_plan(layer_, threads, beside)), packed_(layer_, plan_, plan_.rows),
+  // `final`: (B, ·) a state, written at the end; `kept`: where packed weights come from and go to, or null.
+  Forward(Layer<T> layer_of_call, std::array<T*, most_states> final, std::shared_ptr<Kept> kept, int threads,
+          Beside beside = Beside::nothing, const Driver* before = nullptr)
+      : Driver(beside, before), layer_(std::move(layer_of_call)), final_(final), kept_(std::move(kept)),
+        plan_(make_plan(layer_, threads, beside)), kept_for_(kept_for(layer_, plan_)),
         rows_(std::max(plan_.by_rows ? layer_.timeline.batch() : std::max<index>(plan_.rows, 1),
                        plan_.scans && plan_.steps_ahead > 1 ? rows_together : 0)) {
     Layer<T>& layer = layer_;
+    if (kept_) packed_ = kept_->forward_weights.take<PackedLayer<T, E>>(kept_for_);
+    is_packed_ = packed_ != nullptr;
+    if (!packed_) packed_ = std::make_shared<PackedLayer<T, E>>(layer, plan_, plan_.rows);
     if (!layer.saved && layer.needs_values())
       values_ =
           Buffer<T>({plan_.by_rows ? first_values(layer.timeline.batch(), plan_.threads) : rows_, layer.layout.size()});
@@ -30,12 +34,18 @@ template <class T, class E> class Forward : public Driver {
     for (int k = 0; k < plan_.threads; k++) make_worker();
   }
 
+  ~Forward() override {
+    if (kept_ && is_packed_) kept_->forward_weights.give(kept_for_, packed_);
+  }
+
   int threads() const override { return plan_.threads; }
 
   void work(Signals& signals, int thread, int count) override {
     const Crew crew{signals, thread, count, !plan_.by_rows, plan_.waits ? &barrier_ : nullptr};
-    packed_.pack(crew);
-    barrier_.wait(count);
+    if (!is_packed_) {
+      packed_->pack(crew);
+      barrier_.wait(count, [&] { is_packed_ = !signals.stopped(); });
+    }
     run_steps(workers_[static_cast<std::size_t>(thread)], crew);
     barrier_.wait(count);
     tell(Progress::all, thread);
@@ -59,12 +69,12 @@ template <class T, class E> class Forward : public Driver {
   index chunk_rows() const { return rows_ * plan_.steps_ahead; }
 
   void make_worker() {
-    Worker worker{packed_.make_desk(rows_, is_ahead() ? 0 : rows_, layer_.operand_scale != nullptr), {}, {}, {}};
+    Worker worker{packed_->make_desk(rows_, is_ahead() ? 0 : rows_, layer_.operand_scale != nullptr), {}, {}, {}};
     if (is_ahead()) {
       worker.x = Buffer<const T*>({chunk_rows()});
       worker.x_elements = OperandRows<T, E>(chunk_rows(), layer_.weights.input);
-      for (index k = 0; k < packed_.stages(); k++)
-        worker.ahead.emplace_back(Buffer<T>({chunk_rows(), packed_[k].ahead_size()}));
+      for (index k = 0; k < packed_->stages(); k++)
+        worker.ahead.emplace_back(Buffer<T>({chunk_rows(), (*packed_)[k].ahead_size()}));
     }
     workers_.push_back(std::move(worker));
   }
@@ -95,12 +105,12 @@ template <class T, class E> class Forward : public Driver {
         index rows = 0, begin = s;
         do {
           pointed = point(worker, s, {first, std::max(first, std::min(last_row, timeline.live(s)))}, pointed, rows);
-          if (packed_.has_shares()) draw_shares(worker, s, first, pointed, crew);
+          if (packed_->has_shares()) draw_shares(worker, s, first, pointed, crew);
           rows = pointed.end, s++;
         } while (plan_.scans && s < stop && rows + std::min(last_row, timeline.live(s)) - first <= rows_together);
         worker.desk.rows.expect(layer_, 2 * s - begin <= end ? timeline.time_after() * (s - begin) : 0);
-        packed_.step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
-                     [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
+        packed_->step(worker.desk, rows, crew, static_cast<bool>(layer_.saved),
+                      [&](index k, index j) -> T* { return is_ahead() ? z_ahead(worker, k, j, row) : nullptr; });
         row += rows;
       }
       if (s - told >= stride) tell(told = s, crew.thread);
@@ -125,22 +135,22 @@ template <class T, class E> class Forward : public Driver {
       for (index r = first; r < std::min(last_row, layer_.timeline.live(s)); r++)
         worker.x[rows++] = layer_.input_at(s, r);
     const E* const* x = worker.x_elements.of(worker.x.get(), rows, layer_.weights.input);
-    for (index k = 0; k < packed_.stages(); k++) {
-      const Range blocks = crew.blocks(packed_[k].blocks());
-      for (index j = blocks.begin; j < blocks.end && !crew.signals.stop(packed_[k].work(j, rows)); j++)
-        packed_[k].start(j, x, rows, z_ahead(worker, k, j, 0));
+    for (index k = 0; k < packed_->stages(); k++) {
+      const Range blocks = crew.blocks((*packed_)[k].blocks());
+      for (index j = blocks.begin; j < blocks.end && !crew.signals.stop((*packed_)[k].work(j, rows)); j++)
+        (*packed_)[k].start(j, x, rows, z_ahead(worker, k, j, 0));
     }
   }
   T* z_ahead(const Worker& worker, index k, index j, index row) const {
-    return worker.ahead[static_cast<std::size_t>(k)].get() + packed_[k].made_at(j, chunk_rows()) +
-           row * packed_[k].made_stride(j);
+    return worker.ahead[static_cast<std::size_t>(k)].get() + (*packed_)[k].made_at(j, chunk_rows()) +
+           row * (*packed_)[k].made_stride(j);
   }
 
   void draw_shares(Worker& worker, index s, index first, Range places, const Crew& crew) const {
     const Timeline& timeline = layer_.timeline;
     for (index r = first, i = places.begin; i < places.end; r++, i++)
-      packed_.draw_shares(timeline.begin() + timeline.time(s, r), timeline.batch_row(r), crew,
-                          worker.desk.rows.values()[i]);
+      packed_->draw_shares(timeline.begin() + timeline.time(s, r), timeline.batch_row(r), crew,
+                           worker.desk.rows.values()[i]);
   }
 
   // Final states, and zeros of y past the lengths; what is kept for backward is read by nobody there.
@@ -166,8 +176,11 @@ template <class T, class E> class Forward : public Driver {
 
   Layer<T> layer_;
   std::array<T*, most_states> final_;
+  std::shared_ptr<Kept> kept_;
   Plan plan_;
-  PackedLayer<T, E> packed_;
+  KeptFor kept_for_;
+  std::shared_ptr<PackedLayer<T, E>> packed_;
+  bool is_packed_ = false;  // all of it
   index rows_;
   std::vector<Worker> workers_;
   Buffer<T> values_;                            // of steps that keep none for backward

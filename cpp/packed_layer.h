@@ -67,8 +67,8 @@ template <class T, class E> class OperandRows {
 template <class T, class E> class PackedStage {
  public:
   PackedStage(const Stage<T>& stage, const Layer<T>& layer, const Plan& plan, index rows)
-      : stage_(stage), norms_(layer.weights.norms), unit_weights_(layer.weights.of_units.data() + stage.unit_weight),
-        layout_(layer.layout), packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
+      : stage_(stage), norms_(layer.weights.norms), unit_weights_(layer.weights.of_units), layout_(layer.layout),
+        packed_(stage.sums, stage.input, stage.recurrent, stage.units, plan.width),
         bias_({stage.accumulators(), stage.vectors(), N}) {
     const index groups = stage.recurrent.groups, group = stage.vectors() / groups, most = unit_vectors(plan, rows);
     for (index g = 0; g < stage.vectors(); g += group)
@@ -199,7 +199,7 @@ template <class T, class E> class PackedStage {
   void run_cell(StepRows<T>& desk, index first, index rows, index j, bool saves, const T* z) const {
     ForwardBlock<T> block{};
     block.rows = rows, block.vectors = vectors_of(j), block.unit = vector_of(j) * N, block.hidden = stage_.units;
-    block.z = z, block.z_stride = z_stride(j), block.unit_weights = unit_weights_;
+    block.z = z, block.z_stride = z_stride(j), block.unit_weights = unit_weights_.data() + stage_.unit_weight;
     for (int k = 0; k < desk.states(); k++)
       block.before[k] = desk.before(k) + first, block.after[k] = desk.after(k) + first;
     if (stage_.output != none) {
@@ -214,7 +214,7 @@ template <class T, class E> class PackedStage {
 
   Stage<T> stage_;
   Norms<T> norms_;
-  const T* const* unit_weights_;
+  std::array<const T*, most_unit_weights> unit_weights_;
   SavedLayout layout_;
   PackedRows<E> packed_;
   LayerNorm<T> norm_;

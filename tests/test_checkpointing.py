@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnfast as rf
+from rnnfast.stack import Run
 from shapes import EXACT, SMALL, Shape
 from support import (
     CELLS,
@@ -154,6 +155,56 @@ def test_a_sequential_hands_the_segments_to_its_recurrent_layers() -> None:
         model.backward(tape, dy)
         results.append({"y": y, "gradients": model.flat_grads})
     assert_same_bits(results[1], results[0])
+
+
+# ---- what segments hand on -------------------------------------------------------------------------------------------
+
+
+def two_layers(other: dict[str, Any], kept: bool) -> dict[str, Any]:
+    """What a layer gives, and another one after it, whose calls are given the same things to hand on."""
+    results: dict[str, Any] = {}
+    layers: list[rf.LSTM] = []  # alive, so that no array takes the place of another
+    given = None
+    for arguments in ({}, other):
+        options = {"input_size": 6, "hidden_size": 20, "seed": 1} | arguments
+        dtype, batch = options.get("dtype", np.float32), options.pop("batch", 3)
+        layer = rf.LSTM(**options)
+        layers.append(layer)
+        stack, random = layer._stack, np.random.default_rng(2)
+        given = given or (stack.new_kept() if kept else None)
+        x, dy = (random.standard_normal((4, batch, n)).astype(dtype) for n in (6, 20))
+        run = Run(None, None, None, kept=given, zoneouts=layer._zoneouts)
+        y, final, initial = np.empty_like(dy), stack.new_states(batch), stack.new_states(batch)
+        stack.forward(layer.params, x, y, final, run, record=True)
+        stack.backward(layer.params, layer.grads, run, dy, None, np.empty_like(x), initial)
+        results[f"{len(layers)}"] = (y, *final, *initial, layer.flat_grads)
+    return results
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 7},
+        {"batch": 64},
+        {"dtype": np.float64},
+        {"compute_dtype": "bfloat16"},
+        {"zoneout": 0.3},
+        {"layer_norm": True},
+    ],
+    ids=str,
+)
+def test_what_is_handed_on_serves_no_other_weights_plan_or_type(other: dict[str, Any]) -> None:
+    assert_same_bits(two_layers(other, kept=True), two_layers(other, kept=False))
+
+
+def test_sums_go_on_in_what_is_handed_on() -> None:
+    layer = rf.GRU(3, 5, seed=0)
+    run = Run(None, None, None)
+    x, y = np.zeros((2, 1, 3), np.float32), np.zeros((2, 1, 5), np.float32)
+    final = layer._stack.new_states(1)
+    layer._stack.forward(layer.params, x, y, final, run, record=True)
+    with pytest.raises(ValueError, match="kept: expected an object where sums go on, got None"):
+        layer._stack.backward(layer.params, layer.grads, run, y, None, None, final, resume=True, goes_on=True)
 
 
 # ---- the tape --------------------------------------------------------------------------------------------------------

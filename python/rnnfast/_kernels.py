@@ -57,6 +57,7 @@ forward = _core.forward
 linear_backward = _core.linear_backward
 linear_forward = _core.linear_forward
 make_calls = _core.make_calls
+make_kept = _core.make_kept
 make_reservoir = _core.make_reservoir
 make_stream = _core.make_stream
 math = _core.math

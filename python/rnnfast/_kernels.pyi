@@ -49,6 +49,12 @@ class _Calls(Protocol):
     def run(self, num_threads: int) -> None: ...
 
 def make_calls(layers: bool, count: int) -> _Calls: ...
+
+class _Kept(Protocol):
+    """What forward and backward leave in it, packed weights and sums that go on, serves those that follow with the same
+    arrays of weights, which have not changed."""
+
+def make_kept() -> _Kept: ...
 def saved_size(cell: str, hidden: int, projected: int, zoneout: bool, norms: bool) -> int: ...
 def forward(
     cell: str,
@@ -69,6 +75,7 @@ def forward(
     operand_scale: NDArray[_T] | None = ...,
     bfloat16: bool = ...,
     beside: _Calls | None = ...,
+    kept: _Kept | None = ...,
 ) -> None: ...
 def backward(
     cell: str,
@@ -90,6 +97,7 @@ def backward(
     num_threads: int,
     begin: int = ...,
     resume: bool = ...,
+    goes_on: bool = ...,
     clip: float = ...,
     over_time: Sequence[NDArray[_T]] | None = ...,
     heads: int = ...,
@@ -97,6 +105,7 @@ def backward(
     operand_scale: NDArray[_T] | None = ...,
     bfloat16: bool = ...,
     beside: _Calls | None = ...,
+    kept: _Kept | None = ...,
 ) -> None: ...
 
 class _Stream(Protocol[_T]):

@@ -41,13 +41,14 @@ class Checkpoints:
         total = len(self.x)
         return [(begin, min(begin + self.steps, total)) for begin in range(0, max(total, 1), self.steps)]
 
-    def piece(self, number: int, begin: int, end: int) -> Run:
+    def piece(self, number: int, begin: int, end: int, kept: Sequence[_kernels._Kept]) -> Run:
         """A run of one segment, with nothing recorded yet. Its lengths are those of the whole sequences."""
         return replace(
             self.run,
             initial=self.states[number - 1] if number else self.run.initial,
             resets=None if self.run.resets is None else self.run.resets[begin:end],
             begin=begin,
+            kept=kept,
             inputs=[],
             outputs=[],
             states=[],
@@ -58,8 +59,8 @@ class Checkpoints:
 def segment_steps(checkpoint: Checkpoint, steps: int) -> int | None:
     """The steps of a segment of a sequence that has so many; None: one piece."""
     if checkpoint is None or isinstance(checkpoint, bool | np.bool):
-        # Each segment packs the weights anew. Three times √T steps spread that over more of them, and a tape of 4,096
-        # steps still needs less than 6 % of the memory.
+        # Each segment is a call of its own. Three times √T steps spread what that costs over more of them, and a tape
+        # of 4,096 steps still needs less than 6 % of the memory.
         return max(3 * math.isqrt(steps), 1) if checkpoint else None
     return checks.size("checkpoint", checkpoint)
 
@@ -70,10 +71,12 @@ def forward(
     """Run a stack over all segments and keep the states between them."""
     record = Checkpoints(run, x, steps, [])
     segments = record.segments()
+    kept = stack.new_kept()
     for number, (begin, end) in enumerate(segments):
         last = number + 1 == len(segments)
         after = final if last else stack.new_states(x.shape[1])
-        stack.forward(params, x[begin:end], y[begin:end], after, record.piece(number, begin, end), record=False)
+        piece = record.piece(number, begin, end, kept)
+        stack.forward(params, x[begin:end], y[begin:end], after, piece, record=False)
         if not last:
             record.states.append(after)
     return record
@@ -97,17 +100,20 @@ def backward(
         np.zeros(sum(array.size for array in grads.values()), stack.dtype),
         {name: array.shape for name, array in grads.items()},
     )
-    batch = record.x.shape[1]
+    batch, kept = record.x.shape[1], stack.new_kept()
 
     def segment(number: int, begin: int, end: int) -> None:
         """In a function of its own, so that what it has recorded is gone before the next one begins."""
-        run = record.piece(number, begin, end)
+        run = record.piece(number, begin, end, kept)
         y = stack.new_sequence(end - begin, batch, stack.widths[0])
         stack.forward(params, record.x[begin:end], y, stack.new_states(batch), run, record=True)
         dy_part = None if dy is None else dy[begin:end]
         dx_part = None if dx is None else dx[begin:end]
         # The gradient of a segment's first state is that of the last state of the one before.
-        stack.backward(params, sums, run, dy_part, dfinal, dx_part, dinitial, clip=clip, resume=True, watch=watch)
+        more = number > 0
+        stack.backward(
+            params, sums, run, dy_part, dfinal, dx_part, dinitial, clip=clip, resume=True, goes_on=more, watch=watch
+        )
 
     for number, (begin, end) in reversed(list(enumerate(record.segments()))):
         segment(number, begin, end)

@@ -46,6 +46,7 @@ class Run:
     masks: Key = NO_MASKS  # of the call's random masks; none at inference
     scales: list[Array] | None = None  # recurrent dropout: by k, what h is multiplied by, (B, ·)
     begin: int = 0  # the first step, where the run has a segment of longer sequences
+    kept: Sequence[_kernels._Kept] | None = None  # by k, what the segments hand on to each other
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
     outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
     states: list[list[Array]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
@@ -106,6 +107,10 @@ class Stack:
         """(T, B, width)."""
         return checks.empty("y", (steps, batch, width), self.dtype)
 
+    def new_kept(self) -> list[_kernels._Kept]:
+        """For `Run.kept`, of runs one after the other with the same parameters."""
+        return [_kernels.make_kept() for _ in self.scans]
+
     def part(self, array: Array, scan: Scan) -> Array:
         """The features of y that are a scan's h: a view."""
         width, directions = self.widths[0], len(self.layers[0])
@@ -144,12 +149,14 @@ class Stack:
         return dropped
 
     def _options(self, scan: Scan, run: Run, calls: _kernels._Calls | None) -> tuple[Any, ...]:
-        """What a scan has but weights and arrays: heads, zoneout, recurrent dropout, bfloat16, the calls it joins."""
+        """What a scan has but weights and arrays: heads, zoneout, recurrent dropout, bfloat16, the calls that it joins,
+        what it takes from the segment before and leaves for the next."""
         zoneout = None
         if run.zoneouts:
             _, seed, call = run.masks
             zoneout = run.zoneouts, run.masks is not NO_MASKS, seed, call, ZONEOUT + scan.k * len(run.zoneouts)
-        return self.heads, zoneout, run.scales[scan.k] if run.scales else None, self.bfloat16, calls
+        scale = run.scales[scan.k] if run.scales else None
+        return self.heads, zoneout, scale, self.bfloat16, calls, run.kept[scan.k] if run.kept else None
 
     # ---- what runs side by side --------------------------------------------------------------------------------------
     def beside(self, steps: int, batch: int, dropout: bool = False) -> Beside:
@@ -245,12 +252,14 @@ class Stack:
         *,
         clip: float = math.inf,
         resume: bool = False,
+        goes_on: bool = False,
         watch: Watch | None = None,
     ) -> None:
         """Backpropagate through the layers, last one first.
 
         `grads` are added to; `dx`, if it is wanted, and `dinitial` are written. `clip` bounds each element of ∂L/∂h at
-        each step. With `resume`, `grads` hold sums that go on, of a run that follows in time.
+        each step. With `resume`, `grads` hold sums that go on, of a run that follows in time; if there are
+        more to come, `goes_on`, the sums stay in `run.kept` and `grads` are of no use meanwhile.
         """
         beside = self._beside_in(run, run.inputs[0])
         of_all = _kernels.make_calls(True, len(self.layers)) if beside == "layers" else None
@@ -285,6 +294,7 @@ class Stack:
                     threads.resolve(),
                     run.begin,
                     resume,
+                    goes_on,
                     clip,
                     over_time,
                     *self._options(scan, run, of_all or of_layer),
