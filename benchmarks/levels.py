@@ -37,8 +37,5 @@ def _measure_here(cell: str, shape: Shape, threads: int, turns: Turns) -> Sample
 if __name__ == "__main__":
     name, *numbers = sys.argv[1:]
     T, B, I, H, count, rounds = map(int, numbers[:6])  # noqa: E741
-    print(
-        json.dumps(
-            astuple(_measure_here(name, Shape("measured", T, B, I, H), count, Turns(rounds, *map(float, numbers[6:]))))
-        )
-    )
+    turns = Turns(rounds, *map(float, numbers[6:]))
+    print(json.dumps(astuple(_measure_here(name, Shape("measured", T, B, I, H), count, turns))))

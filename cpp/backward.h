@@ -40,7 +40,10 @@ template <class T, class E> class Backward : public Driver {
     std::shared_ptr<std::vector<Buffer<E>>> packed;
     std::shared_ptr<std::vector<StageSums<T>>> sums;
     if (kept_) packed = kept_->backward_weights.take<std::vector<Buffer<E>>>(kept_for_);
-    if (kept_ && adjoints_.resume) sums = kept_->sums.take<std::vector<StageSums<T>>>(kept_for(layer));
+    if (kept_ && kept_->sums.is_there()) {
+      if (adjoints_.resume) sums = kept_->sums.take<std::vector<StageSums<T>>>(kept_for(layer));
+      if (!sums) throw std::invalid_argument("kept: expected the sums of this layer, got another's, or no `resume`");
+    }
     is_packed_ = packed != nullptr, has_sums_ = sums != nullptr;
     for (std::size_t p = 0; p < stages.size(); p++)
       stages_.emplace_back(stages[p], layer, chunk_, plan_, static_cast<bool>(adjoints_.dx),

@@ -10,15 +10,15 @@
 
 namespace rnnfast {
 
-// What kept things depend on: the arrays of weights, whose numbers nobody changes meanwhile, their sizes, the key of
-// the masks, and, where weights are packed, the plan.
+// What kept things depend on: the weights, whose numbers nobody changes meanwhile (known by the caller's array of those
+// of x: every layer has one of its own), their sizes, the key of the masks, and, where weights are packed, the plan.
 using KeptFor =
-    std::tuple<std::tuple<const void*, const void*, const void*, index, index, index>,
-               std::tuple<bool, bool, std::uint64_t, std::uint64_t>, std::tuple<index, index, int, bool, bool>>;
+    std::tuple<std::tuple<const void*, index, index, index>, std::tuple<bool, bool, std::uint64_t, std::uint64_t>,
+               std::tuple<index, index, int, bool, bool>>;
 template <class T> KeptFor kept_for(const Layer<T>& layer, const Plan& plan = {}, bool wants_dx = false) {
   const Weights<T>& w = layer.weights;
   const Zoneout& zoneout = layer.zoneout;
-  return {{w.ih, w.hh, w.hr, w.input, w.hidden, w.output},
+  return {{w.ih, w.input, w.hidden, w.output},
           {static_cast<bool>(zoneout), zoneout.random, zoneout.seed, zoneout.call},
           {plan.rows, plan.width, plan.threads, plan.by_rows, wants_dx}};
 }
@@ -26,6 +26,7 @@ template <class T> KeptFor kept_for(const Layer<T>& layer, const Plan& plan = {}
 // A thing that one call has at a time.
 class KeptThing {
  public:
+  bool is_there() const { return thing_.has_value(); }
   // What was given for the same, or null.
   template <class P> std::shared_ptr<P> take(const KeptFor& what) {
     std::shared_ptr<P> found;

@@ -197,14 +197,24 @@ def test_what_is_handed_on_serves_no_other_weights_plan_or_type(other: dict[str,
     assert_same_bits(two_layers(other, kept=True), two_layers(other, kept=False))
 
 
-def test_sums_go_on_in_what_is_handed_on() -> None:
-    layer = rf.GRU(3, 5, seed=0)
-    run = Run(None, None, None)
-    x, y = np.zeros((2, 1, 3), np.float32), np.zeros((2, 1, 5), np.float32)
-    final = layer._stack.new_states(1)
-    layer._stack.forward(layer.params, x, y, final, run, record=True)
+def test_sums_that_go_on_need_a_place_and_are_never_lost() -> None:
+    layers = [rf.GRU(3, 5, seed=0), rf.GRU(3, 5, seed=0)]
+
+    def backward(layer: rf.GRU, kept: Any, *, resume: bool = True, goes_on: bool = False) -> None:
+        run, stack = Run(None, None, None, kept=kept), layer._stack
+        x, y = np.ones((2, 1, 3), np.float32), np.ones((2, 1, 5), np.float32)
+        final = stack.new_states(1)
+        stack.forward(layer.params, x, y, final, run, record=True)
+        stack.backward(layer.params, layer.grads, run, y, None, None, final, resume=resume, goes_on=goes_on)
+
     with pytest.raises(ValueError, match="kept: expected an object where sums go on, got None"):
-        layer._stack.backward(layer.params, layer.grads, run, y, None, None, final, resume=True, goes_on=True)
+        backward(layers[0], None, goes_on=True)
+    for other, resume in ((layers[1], True), (layers[0], False)):
+        kept = layers[0]._stack.new_kept()
+        backward(layers[0], kept, goes_on=True)
+        assert not layers[0].flat_grads.any()
+        with pytest.raises(ValueError, match="kept: expected the sums of this layer"):
+            backward(other, kept, resume=resume)
 
 
 # ---- the tape --------------------------------------------------------------------------------------------------------
