@@ -12,12 +12,11 @@ from dataclasses import astuple
 
 from .contenders import layer_match, make_problem, play, work_of
 from .processes import output
-from .results import Figure, Topic
+from .results import Figure
 from .shapes import Shape
 from .timing import Sample, Turns
 
 AVX2 = "v3"
-TOPIC: Topic = "forward with AVX2"
 
 
 def measure(cell: str, shape: Shape, threads: int, turns: Turns) -> Figure:
@@ -25,7 +24,7 @@ def measure(cell: str, shape: Shape, threads: int, turns: Turns) -> Figure:
     numbers = (shape.T, shape.B, shape.I, shape.H, threads, turns.rounds, turns.seconds, turns.limit)
     told = output("-m", __name__, cell, *map(str, numbers), RNNFAST_ISA=AVX2)
     seconds, peaks, first = json.loads(told)
-    work = work_of(make_problem(cell, shape, threads), "forward", TOPIC)
+    work = work_of(make_problem(cell, shape, threads), "forward", "forward with AVX2")
     return Figure(work, Sample(tuple(seconds), tuple(peaks), first))
 
 

@@ -37,30 +37,31 @@ template <class T, class E> class Backward : public Driver {
     if (beside == Beside::directions && before && adjoints_.accumulate_dx && adjoints_.dx) keep_dx_apart();
     const std::vector<Stage<T>> stages = layer.stages();
     stages_.reserve(stages.size());
-    std::shared_ptr<std::vector<Buffer<E>>> packed;
-    std::shared_ptr<std::vector<StageSums<T>>> sums;
-    if (kept_) packed = kept_->backward_weights.take<std::vector<Buffer<E>>>(kept_for_);
+    if (kept_) packed_ = kept_->backward_weights.take<Packed>(kept_for_);
     if (kept_ && kept_->sums.is_there()) {
-      if (adjoints_.resume) sums = kept_->sums.take<std::vector<StageSums<T>>>(kept_for(layer));
-      if (!sums) throw std::invalid_argument("kept: expected the sums of this layer, got another's, or no `resume`");
+      if (adjoints_.resume) sums_ = kept_->sums.take<Sums>(kept_for(layer));
+      if (!sums_) throw std::invalid_argument("kept: expected the sums of this layer, got another's, or no `resume`");
     }
-    is_packed_ = packed != nullptr, has_sums_ = sums != nullptr;
+    is_packed_ = packed_ != nullptr, has_sums_ = sums_ != nullptr;
     for (std::size_t p = 0; p < stages.size(); p++)
       stages_.emplace_back(stages[p], layer, chunk_, plan_, static_cast<bool>(adjoints_.dx),
-                           packed ? std::move((*packed)[p]) : Buffer<E>(), sums ? &(*sums)[p] : nullptr);
+                           packed_ ? std::move((*packed_)[p]) : Buffer<E>(), sums_ ? &(*sums_)[p] : nullptr);
+    if (kept_ && !packed_) packed_ = std::make_shared<Packed>(stages.size());
+    if (kept_ && !sums_) sums_ = std::make_shared<Sums>(stages.size());
     for (int k = 0; k < layer.cell.states + layer.cell.carried; k++) dstate_[k] = Buffer<T>({batch_, padded(k)});
     if (layer.weights.projects()) doutput_ = Buffer<T>({batch_, layer.vectors() * N});
     for (int k = 0; k < plan_.threads; k++) workers_.emplace_back(*this);
   }
 
   ~Backward() override {
-    if (!kept_) return;
-    auto packed = std::make_shared<std::vector<Buffer<E>>>();
-    auto sums = std::make_shared<std::vector<StageSums<T>>>();
-    for (BackwardStage<T, E>& stage : stages_)
-      packed->push_back(stage.take_weights()), sums->push_back(stage.take_sums());
-    if (is_packed_) kept_->backward_weights.give(kept_for_, packed);
-    if (keeps_sums_) kept_->sums.give(kept_for(layer_), sums);
+    if (kept_ && is_packed_) {
+      for (std::size_t p = 0; p < stages_.size(); p++) (*packed_)[p] = stages_[p].take_weights();
+      kept_->backward_weights.give(kept_for_, packed_);
+    }
+    if (kept_ && keeps_sums_) {
+      for (std::size_t p = 0; p < stages_.size(); p++) (*sums_)[p] = stages_[p].take_sums();
+      kept_->sums.give(kept_for(layer_), sums_);
+    }
   }
 
   // Nothing of the caller's gradients changes before all else is done.
@@ -102,6 +103,9 @@ template <class T, class E> class Backward : public Driver {
   static constexpr index N = Vec<T>::lanes;
   static constexpr index numbers = Arithmetic<E>::numbers;
   static constexpr double work_of_equations = 20;  // of a unit, in multiply-adds, about
+  // Of each stage, while no call has them.
+  using Packed = std::vector<Buffer<E>>;
+  using Sums = std::vector<StageSums<T>>;
 
   struct Worker {
     explicit Worker(const Backward& b) : Worker(b, std::max(b.batch_, rows_together)) {}
@@ -465,6 +469,8 @@ template <class T, class E> class Backward : public Driver {
   std::shared_ptr<Kept> kept_;
   Plan plan_;
   KeptFor kept_for_;
+  std::shared_ptr<Packed> packed_;
+  std::shared_ptr<Sums> sums_;
   bool is_packed_ = false;                      // all weights of all stages
   bool has_sums_ = false, keeps_sums_ = false;  // those that go on: from the call before, for the next one
   index batch_, rows_a_chunk_;

@@ -2,9 +2,9 @@
 // packed, and sums that go on.
 #pragma once
 
-#include <any>
 #include <memory>
 #include <tuple>
+#include <typeinfo>
 
 #include "plan.h"
 
@@ -23,24 +23,23 @@ template <class T> KeptFor kept_for(const Layer<T>& layer, const Plan& plan = {}
           {plan.rows, plan.width, plan.threads, plan.by_rows, wants_dx}};
 }
 
-// A thing that one call has at a time.
+// A thing that one call has at a time. It is given back where nothing may fail, so give() allocates nothing.
 class KeptThing {
  public:
-  bool is_there() const { return thing_.has_value(); }
+  bool is_there() const { return thing_ != nullptr; }
   // What was given for the same, or null.
   template <class P> std::shared_ptr<P> take(const KeptFor& what) {
-    std::shared_ptr<P> found;
-    if (auto* thing = std::any_cast<std::shared_ptr<P>>(&thing_); thing && what == for_) found = std::move(*thing);
-    thing_.reset();  // for another it would only take room
-    return found;
+    const std::shared_ptr<void> thing = std::move(thing_);  // for another it would only take room
+    return thing && *kind_ == typeid(P) && what == for_ ? std::static_pointer_cast<P>(thing) : nullptr;
   }
-  template <class P> void give(const KeptFor& what, std::shared_ptr<P> thing) {
-    for_ = what, thing_ = std::move(thing);
+  template <class P> void give(const KeptFor& what, std::shared_ptr<P> thing) noexcept {
+    for_ = what, kind_ = &typeid(P), thing_ = std::move(thing);
   }
 
  private:
   KeptFor for_{};
-  std::any thing_;
+  const std::type_info* kind_ = nullptr;
+  std::shared_ptr<void> thing_;
 };
 
 // Of one layer and direction.
