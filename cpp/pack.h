@@ -18,6 +18,11 @@ template <class E, class F> void for_each_column(index columns, index width, ind
   }
 }
 
+// As many rows as a vector has lanes are more streams than a processor foresees: it is told so far ahead (measured with
+// AVX-512 and one thread: LSTM's whole forward pass at 20 × (650, 650) 1.05 to 1.07 x as fast, at 20 × (1500, 1500)
+// 1.1 x; four times further 1.04 and 1.08 x).
+constexpr index bytes_asked_for = 256;
+
 // to[k * stride + lane] = element k of row `lane` of a matrix, for the `valid` first lanes; the others zero. A row has
 // `length` numbers. `for_others`: see Vec::store_for_others; whole lines only, which are not written one after the
 // other.
@@ -34,6 +39,7 @@ template <class E> void pack_transposed(const SumOf<E>* from, index from_stride,
       Eigen::internal::PacketBlock<typename Lanes::Packet, N> block;
       for (int lane = 0; lane < N; lane++) {
         const T* row = from + lane * from_stride + k * Arithmetic<E>::numbers;
+        __builtin_prefetch(reinterpret_cast<const char*>(row) + bytes_asked_for);
         if constexpr (Arithmetic<E>::numbers == 1) {
           block.packet[lane] = Lanes::load(row).p;
         } else {
