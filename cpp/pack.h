@@ -92,14 +92,23 @@ template <class E, class Row> void pack_rows(Row row, index valid, index columns
     for (index p = 0; p < panels.count(); p++) {
       const auto [begin, w] = panels[p];
       E* at = to + (begin * length + (first + k) * w) * N;
-      for (index i = 0; i < some; i++)
-        for (index c = begin; c < begin + w; c++, at += N) {
-          const int n = static_cast<int>(std::clamp<index>(valid - c * N, 0, N));
-          const auto vector = [&](const T* from) { return from ? Vec<T>::load_first(from + c * N, n) : Vec<T>(T(0)); };
-          const Vec<T> packed = element_vector<E>(vector, rows + i * numbers);
-          T* lanes = reinterpret_cast<T*>(at);
-          for_others ? packed.store_for_others(lanes) : packed.store(lanes);
-        }
+      const auto put = [&](index i, index c, const auto& load) {
+        const Vec<T> packed = element_vector<E>([&](const T* from) { return load(from, c * N); }, rows + i * numbers);
+        T* lanes = reinterpret_cast<T*>(at + (i * w + c - begin) * N);
+        for_others ? packed.store_for_others(lanes) : packed.store(lanes);
+      };
+      for (index i = 0; i < some; i++) {
+        bool is_there = true;
+        for (index q = 0; q < numbers; q++) is_there = is_there && rows[i * numbers + q];
+        const index whole = is_there ? std::clamp(valid / N, begin, begin + w) : begin;
+        for (index c = begin; c < whole; c++)
+          put(i, c, [](const T* from, index at) { return Vec<T>::load(from + at); });
+        for (index c = whole; c < begin + w; c++)
+          put(i, c, [&](const T* from, index at) {
+            return from ? Vec<T>::load_first(from + at, static_cast<int>(std::clamp<index>(valid - at, 0, N)))
+                        : Vec<T>(T(0));
+          });
+      }
     }
   }
 }
