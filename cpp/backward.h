@@ -244,22 +244,24 @@ template <class T, class E> class Backward : public Driver {
   Range point(Worker& worker, index s, Range rows, Range after, index at) {
     const Timeline& timeline = layer_.timeline;
     const index count = rows.end - rows.begin;
-    if (count && count == after.end - after.begin && s > 0 && !timeline.has_resets()) {
-      worker.rows.retreat(layer_, count, after.begin, at);
-    } else {
-      worker.rows.set(layer_, s, rows.begin, rows.end, at);
-    }
-    const bool moved = at != after.begin || count > after.end - after.begin;
-    const index turn = chunk_.turn_of(s, 0), order = chunk_.order_of(s, 0);
-    for (index r = rows.begin, i = at; r < rows.end; r++, i++) {
-      worker.turn[i] = turn + r, worker.order[i] = order + r;
-      if (moved) point_to_dstates(worker, r, i);
-      const index t = timeline.time(s, r), b = timeline.batch_row(r);
-      if (adjoints_.dy) worker.dy[i] = adjoints_.dy.at(t, b);
-      if (layer_.operand_scale) worker.scale[i] = layer_.operand_scale + b * layer_.weights.output;
-      for (int k = 0; k < layer_.cell.states; k++)
-        if (adjoints_.over_time[k]) worker.whole[k][i] = adjoints_.over_time[k].at(t, b);
-    }
+    const bool retreats = count && count == after.end - after.begin && s > 0 && !timeline.has_resets();
+    retreats ? worker.rows.retreat(layer_, count, after.begin, at)
+             : worker.rows.set(layer_, s, rows.begin, rows.end, at);
+    const index turn = chunk_.turn_of(s, rows.begin), order = chunk_.order_of(s, rows.begin);
+    for (index i = 0; i < count; i++) worker.turn[at + i] = turn + i, worker.order[at + i] = order + i;
+    if (at != after.begin || count > after.end - after.begin)
+      for (index i = 0; i < count; i++) point_to_dstates(worker, rows.begin + i, at + i);
+    const auto place = [&](const auto& of, auto& pointers) {
+      if (!of) return;
+      for (index i = 0; i < count; i++)
+        pointers[at + i] = retreats ? pointers[after.begin + i] + timeline.time_before() * of.step_stride
+                                    : of.at(timeline.time(s, rows.begin + i), timeline.batch_row(rows.begin + i));
+    };
+    place(adjoints_.dy, worker.dy);
+    for (int k = 0; k < layer_.cell.states; k++) place(adjoints_.over_time[k], worker.whole[k]);
+    if (layer_.operand_scale)
+      for (index i = 0; i < count; i++)
+        worker.scale[at + i] = layer_.operand_scale + timeline.batch_row(rows.begin + i) * layer_.weights.output;
     return {at, at + count};
   }
 
