@@ -73,8 +73,8 @@ template <class E> class WeightGradient {
       for (index v = vectors.begin; v < vectors.end; v++) {
         if (signals.stop(work(row_count) * static_cast<double>(together) / static_cast<double>(columns()))) return;
         const E* packed = operand(v / group_vectors_, row_count);
-        for (index done = 0; done < row_count; done += rows_at_once) {
-          const index rows = std::min(rows_at_once, row_count - done);
+        for (index done = 0, rows; done < row_count; done += rows) {
+          rows = even_part(row_count - done, rows_at_once);
           for (index p = begin; p < end; p++) {
             const auto [c, w] = panels_[p];
             const E* panel = packed + (c * row_count + done * w) * N;
@@ -107,8 +107,10 @@ template <class E> class WeightGradient {
   // Tile rows are lanes of one accumulator, so their number divides N; panels take the rest of the registers.
   static constexpr int tile_rows = N < rows_of_tile(3) ? static_cast<int>(N) : rows_of_tile(3);
   static constexpr index width = std::min(sums_in_registers / tile_rows, most_width);
-  // Rows whose dz and operand panel share the level-1 cache.
-  static constexpr index rows_at_once = 128;
+  // Rows that are added together, so that sums are loaded and stored once for most chunks: where they come from beyond
+  // the level-2 cache, that costs more than a panel that exceeds the level-1 cache (measured with one thread: backward
+  // 1.01 to 1.03 x as fast as with 128 rows).
+  static constexpr index rows_at_once = 320;
   static constexpr index bytes_in_cache = 192 * 1024;
 
   bool few_features() const { return 2 * features_ <= N && groups_ == 1 && accumulators_ <= most_width; }
