@@ -125,8 +125,10 @@ def ours(problem: Problem, kind: Kind, checkpoint: Checkpoint = None) -> Contend
         rf.set_num_threads(threads)
         layer.zero_grad()
         layer.rng_state = masks
-        _, _, tape = layer.forward(x, lengths=lengths, checkpoint=checkpoint)
-        return layer.backward(tape, dy)[0]
+        y, _, tape = layer.forward(x, lengths=lengths, checkpoint=checkpoint)
+        dx = layer.backward(tape, dy)[0]
+        del y  # alive until now, like that of whoever takes a loss of it
+        return dx
 
     if kind == "forward":
         return Contender(forward, lambda y: {"y": y})

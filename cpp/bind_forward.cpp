@@ -10,15 +10,22 @@ void forward(const std::string& cell, const Array<T>& x, const py::dict& weights
              const Array<T>& y, const Arrays<T>& states, const MaybeArray<T>& saved, const Arrays<T>& final,
              const MaybeArray<std::int64_t>& lengths, const MaybeResets& resets, bool reverse, int num_threads,
              index begin, index heads, const std::optional<ZoneoutArguments>& zoneout,
-             const MaybeArray<T>& operand_scale, bool bfloat16, MaybeCalls beside, std::shared_ptr<Kept> kept) {
+             const MaybeArray<T>& operand_scale, bool bfloat16, MaybeCalls beside, std::shared_ptr<Kept> kept,
+             const MaybeArray<T>& known) {
   check_threads(num_threads);
   Layer<T> layer = layer_view<T>(cell, x, weights, initial, y, states, saved, lengths, resets, reverse,
                                  {begin, heads, zoneout, operand_scale});
   check_count("final", final, layer.cell.states);
   const index batch = layer.timeline.batch();
+  // More rows fill tiles at every step, with an h that is in a cache (measured, T = 4,096, LSTM: one row's training
+  // with segments took 1.43 of the time without, 1.23 with h known; 4 rows' 1.31 and 1.32, 8 rows' 1.34 and 1.38).
+  if (known) {
+    const Sequence<const T> h = sequence("known", *known, x.shape(0), batch, layer.weights.output);
+    if (batch < rows_worth_splitting) layer.known = h;
+  }
   std::array<T*, most_states> to{};
   for (int k = 0; k < layer.cell.states; k++) to[k] = dense_out("final", final[k], {batch, layer.width(k)});
-  if (beside) (*beside)->keep(x, weights, initial, y, states, saved, final, lengths, resets, operand_scale);
+  if (beside) (*beside)->keep(x, weights, initial, y, states, saved, final, lengths, resets, operand_scale, known);
   with_elements<T>(bfloat16,
                    [&](auto element) { drive<Forward<T, decltype(element)>>(beside, num_threads, layer, to, kept); });
 }
@@ -29,7 +36,7 @@ template <class T> void bind_type(py::module_& m) {
         exact("states"), exact("saved").none(true), exact("final"), exact("lengths").none(true),
         exact("resets").none(true), arg("reverse"), arg("num_threads"), arg("begin") = 0, arg("heads") = 1,
         arg("zoneout") = py::none(), exact("operand_scale").none(true) = py::none(), arg("bfloat16") = false,
-        arg("beside") = py::none(), arg("kept") = py::none());
+        arg("beside") = py::none(), arg("kept") = py::none(), exact("known").none(true) = py::none());
 }
 
 py::dict cell_shapes() {

@@ -84,9 +84,6 @@ template <class T, class E> class Forward : public Driver {
     const auto [first, last_row] =
         plan_.by_rows ? timeline.share_rows(crew.thread, crew.count, 0, timeline.steps()) : Range{0, timeline.batch()};
     const index end = timeline.steps();
-    if (worker.desk.scale.size())
-      for (index r = first; r < last_row; r++)
-        worker.desk.scale[r - first] = layer_.operand_scale + timeline.batch_row(r) * layer_.weights.output;
     if (values_.size()) {
       const index begin = plan_.by_rows ? first_values(first, crew.thread) : 0, size = layer_.layout.size();
       const index most = std::max(last_row - first, plan_.scans ? std::min(rows_, rows_together) : 0);
@@ -120,7 +117,11 @@ template <class T, class E> class Forward : public Driver {
   // Points at `rows` of step s, from place `at` on, and gives their places. `before`: those of the step before.
   Range point(Worker& worker, index s, Range rows, Range before, index at) {
     const index count = rows.end - rows.begin;
-    if (count && before.end - before.begin >= count && !layer_.timeline.has_resets()) {
+    if (worker.desk.scale.size())
+      for (index i = 0; i < count; i++)
+        worker.desk.scale[at + i] =
+            layer_.operand_scale + layer_.timeline.batch_row(rows.begin + i) * layer_.weights.output;
+    if (count && before.end - before.begin >= count && !layer_.timeline.has_resets() && !layer_.known) {
       worker.desk.rows.advance(layer_, count, before.begin, at);
     } else {
       worker.desk.rows.set(layer_, s, rows.begin, rows.end, at);

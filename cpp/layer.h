@@ -151,7 +151,10 @@ template <class T> struct Layer {
   // (T, B, H) over time, state 0 being the output y. At inference the driver has the others: one row a batch row, with
   // a step stride of 0.
   std::array<Sequence<T>, most_states> states{};
-  std::array<const T*, most_states> initial{};                // (B, H) or null: the cell's own
+  std::array<const T*, most_states> initial{};  // (B, H) or null: the cell's own
+  // (T, B, ·), or null: h after every step, where an earlier call has found it. The other values of a step are computed
+  // again from it, and no step waits for the one before.
+  Sequence<const T> known{};
   Sequence<T> saved{};                                        // (T, B, layout.size()), or null: inference
   bool keeps_states = false;                                  // states 1, … lie over time; else only the running value
   std::array<Buffer<T>, most_states> fresh = fresh_states();  // of a cell that starts anew
@@ -179,13 +182,18 @@ template <class T> struct Layer {
   // Whether a step's rows need room for values even where nothing is kept for backward.
   bool needs_values() const { return cell.phases.size() > 1 || weights.projects() || static_cast<bool>(zoneout); }
 
-  // Whether some phase reads what other units made: threads that share out units have to wait for each other.
+  // Whether some phase reads what other units made.
   bool recurrent() const {
     for (const CellPhase<T>& phase : cell.phases)
       for (const Accumulator& a : phase.accumulators)
         if (a.h >= 0) return true;
     return false;
   }
+
+  // Whether several steps may be taken at once, as rows that come one after the other.
+  bool scans() const { return !recurrent() || known; }
+  // Whether threads that share out units have to wait for each other: where h is known, only between phases.
+  bool waits() const { return recurrent() && !(known && cell.phases.size() == 1 && !weights.projects()); }
 
   std::vector<Stage<T>> stages() const {
     const Weights<T>& w = weights;
@@ -221,8 +229,10 @@ template <class T> struct Layer {
   T* before(int k, index s, index r) const {
     const index b = timeline.batch_row(r);
     switch (timeline.origin(s, r)) {
-      case Origin::step_before:
-        return states[k].at(timeline.time(s, r) + timeline.time_before(), b);
+      case Origin::step_before: {
+        const index t = timeline.time(s, r) + timeline.time_before();
+        return k == 0 && known ? const_cast<T*>(known.at(t, b)) : states[k].at(t, b);
+      }
       case Origin::given:
         if (initial[k]) return const_cast<T*>(initial[k]) + b * width(k);
         [[fallthrough]];

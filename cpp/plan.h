@@ -17,7 +17,7 @@ struct Plan {
   index rows = 0;         // of the batch that meet a panel of weights together
   index width = 0;        // of a panel of recurrent weights, in vectors
   index steps_ahead = 1;  // steps whose input product is made at once; 1: beside the recurrent one, step by step
-  bool scans = false;     // no unit reads another: those steps are one step of so many more rows
+  bool scans = false;     // no step waits for what all units made of the one before: those steps are one of more rows
 
   // Parts of a group of units that threads are to share out alike, of so many groups.
   int parts_of_units(index groups) const { return by_rows ? 1 : threads / std::gcd(threads, static_cast<int>(groups)); }
@@ -107,12 +107,12 @@ Plan make_plan(const Layer<T>& layer, int threads, Beside beside = Beside::nothi
   if (layer.weights.norms)  // statistics are of whole rows
     plan.threads = static_cast<int>(std::clamp<index>(batch, 1, plan.threads));
   if (!plan.by_rows) {
-    plan.waits = layer.recurrent();
+    plan.waits = layer.waits();
     plan.threads =
         plan.waits && work.step < work_worth_a_barrier ? 1 : std::min(plan.threads, static_cast<int>(vectors));
   }
   plan.rows = plan.by_rows ? batch / plan.threads : batch;
-  plan.scans = !layer.recurrent();
+  plan.scans = layer.scans();
   if (plan.scans)
     plan.steps_ahead =
         std::clamp<index>(rows_together / std::max<index>(plan.rows, 1), 1, std::max<index>(layer.timeline.steps(), 1));

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rnnfast as rf
+from rnnfast import _kernels
 from rnnfast.stack import Run
 from shapes import EXACT, SMALL, Shape
 from support import (
@@ -48,6 +49,7 @@ def train(
     dropout: float = 0.0,
     with_dy: bool = True,
     with_dstate: bool = True,
+    holds_y: bool = True,
 ) -> dict[str, Any]:
     """Everything that forward and backward give, added to gradients that were there before."""
     layer = problem.layer(dtype, batch_first=batch_first, dropout=dropout, seed=3)
@@ -63,6 +65,8 @@ def train(
     y, final, tape = layer.forward(
         outer(problem.x.astype(dtype)), state, problem.lengths, resets, checkpoint=checkpoint
     )
+    if not holds_y:
+        y = y.copy()
     dx, dinitial = layer.backward(tape, outer(problem.dy.astype(dtype)) if with_dy else None, dstate)
     return {"y": y, "final": as_tuple(final), "dx": dx, "dinitial": as_tuple(dinitial), **layer.grads}
 
@@ -79,21 +83,27 @@ def test_segments_do_not_change_a_bit(shape: str, options: str, cell: str, dtype
     problem = make_problem(cell, SMALL[shape], **OPTIONS[options])
     dropout = 0.3 if "num_layers" in OPTIONS[options] else 0.0
     expected = train(problem, dtype, None, dropout=dropout)
-    for checkpoint in (True, 1, 3, 1000):
+    for checkpoint, holds_y in ((True, True), (1, True), (3, True), (1000, True), (True, False), (3, False)):
         with threads(1):
-            got = train(problem, dtype, checkpoint, dropout=dropout)
-        assert_same_bits(got, expected, f"{checkpoint} steps:")
+            got = train(problem, dtype, checkpoint, dropout=dropout, holds_y=holds_y)
+        assert_same_bits(got, expected, f"{checkpoint} steps, y {'held' if holds_y else 'gone'}:")
 
 
 @pytest.mark.kernel
 @each_dtype
 @each_cell
-def test_segments_of_a_batch_do_not_change_a_bit(cell: str, dtype: type) -> None:
-    problem = make_problem(cell, EXACT["hidden_48"], num_layers=2, ragged=True, cut=True)
+@pytest.mark.parametrize(
+    ("shape", "steps"), [(EXACT["hidden_48"], 5), (Shape(64, 3, 40, 130), 31)], ids=["many", "few"]
+)
+def test_segments_of_a_batch_do_not_change_a_bit(shape: Shape, steps: int, cell: str, dtype: type) -> None:
+    """Of many rows, or of so few that steps are computed again together."""
+    problem = make_problem(cell, shape, num_layers=2, ragged=True, cut=True)
     expected = train(problem, dtype, None, dropout=0.5)
     for number in (1, 2, 3):
-        with threads(number):
-            assert_same_bits(train(problem, dtype, 5, dropout=0.5), expected, f"{number} threads:")
+        for holds_y in (True, False):
+            with threads(number):
+                got = train(problem, dtype, steps, dropout=0.5, holds_y=holds_y)
+            assert_same_bits(got, expected, f"{number} threads, y {'held' if holds_y else 'gone'}:")
 
 
 @given(
@@ -101,7 +111,7 @@ def test_segments_of_a_batch_do_not_change_a_bit(cell: str, dtype: type) -> None
     st.builds(Shape, st.integers(0, 20), st.integers(0, 7), st.integers(1, 20), st.integers(1, 40)),
     st.integers(1, 3),
     st.integers(1, 25),
-    *[st.booleans()] * 7,
+    *[st.booleans()] * 8,
     st.integers(0, 2**32),
 )
 def test_no_cut_in_time_changes_a_bit(
@@ -116,13 +126,34 @@ def test_no_cut_in_time_changes_a_bit(
     batch_first: bool,
     with_dy: bool,
     with_dstate: bool,
+    holds_y: bool,
     seed: int,
 ) -> None:
     options = {"given": given_state, "ragged": ragged, "cut": cut, "bias": bias}
     problem = make_problem(cell, shape, num_layers=num_layers, seed=seed, **options)
     form: dict[str, Any] = {"batch_first": batch_first, "with_dy": with_dy, "with_dstate": with_dstate}
     form["dropout"] = 0.4 if num_layers > 1 else 0.0
-    assert_same_bits(train(problem, np.float32, checkpoint, **form), train(problem, np.float32, None, **form))
+    got = train(problem, np.float32, checkpoint, holds_y=holds_y, **form)
+    assert_same_bits(got, train(problem, np.float32, None, **form))
+
+
+@pytest.mark.parametrize("holds_y", [True, False])
+def test_the_last_layer_is_computed_again_from_the_y_that_the_caller_holds(
+    holds_y: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, y, tape = small(3)
+    kernel, knows = _kernels.forward, []
+
+    def forward(*arguments: Any, known: Any) -> None:
+        knows.append(known is not None)
+        kernel(*arguments, known=known)
+
+    monkeypatch.setattr(_kernels, "forward", forward)
+    dy = np.ones_like(y)
+    if not holds_y:
+        del y
+    layer.backward(tape, dy)
+    assert knows == [False, holds_y] * 3  # layers, of three segments
 
 
 def test_subnormal_gradients_are_added_alike() -> None:

@@ -76,6 +76,7 @@ def forward(
     bfloat16: bool = ...,
     beside: _Calls | None = ...,
     kept: _Kept | None = ...,
+    known: NDArray[_T] | None = ...,
 ) -> None: ...
 def backward(
     cell: str,

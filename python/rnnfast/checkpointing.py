@@ -4,6 +4,9 @@ A forward pass in segments keeps the states between them and nothing else over t
 segments last one first: it runs each forward again, now keeping what backward needs, and then back. The states come
 out the same, and sums go on from segment to segment, so that every gradient has the bits of the pass in one piece.
 
+Whoever takes a loss of y has y still, and with it what the last layer's recurrence waits for. Where rows are few its
+steps are then computed again many at a time, as large products.
+
 With some √T segments of some √T steps a tape needs O(√T) memory instead of O(T), for one more forward pass (Chen et
 al., 2016, "Training deep nets with sublinear memory cost"; for recurrent networks Gruslys et al., 2016).
 """
@@ -11,6 +14,7 @@ al., 2016, "Training deep nets with sublinear memory cost"; for recurrent networ
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -35,20 +39,23 @@ class Checkpoints:
     x: Array  # (T, B, I)
     steps: int  # of a segment; the last may be shorter
     states: list[Sequence[Array]]  # before each segment but the first, (L, B, H) each
+    y: weakref.ref[Array] | None = None  # as the caller has it, while somebody does
 
     def segments(self) -> list[tuple[int, int]]:
         """First step and end of each; one that is empty where there are no steps."""
         total = len(self.x)
         return [(begin, min(begin + self.steps, total)) for begin in range(0, max(total, 1), self.steps)]
 
-    def piece(self, number: int, begin: int, end: int, kept: Sequence[_kernels._Kept]) -> Run:
-        """A run of one segment, with nothing recorded yet. Its lengths are those of the whole sequences."""
+    def piece(self, number: int, begin: int, end: int, kept: Sequence[_kernels._Kept], y: Array | None = None) -> Run:
+        """A run of one segment, with nothing recorded yet; y is what it will give, if that is known. Its lengths are
+        those of the whole sequences."""
         return replace(
             self.run,
             initial=self.states[number - 1] if number else self.run.initial,
             resets=None if self.run.resets is None else self.run.resets[begin:end],
             begin=begin,
             kept=kept,
+            known=None if y is None else y[begin:end],
             inputs=[],
             outputs=[],
             states=[],
@@ -87,6 +94,7 @@ def backward(
     params: Mapping[str, Array],
     grads: Mapping[str, Array],
     record: Checkpoints,
+    y: Array | None,
     dy: Array | None,
     dfinal: Sequence[Array] | None,
     dx: Array | None,
@@ -95,7 +103,8 @@ def backward(
     clip: float,
     watch: Watch | None,
 ) -> None:
-    """Run every segment again and back, last one first; what `Stack.backward` does for a whole sequence."""
+    """Run every segment again and back, last one first; what `Stack.backward` does for a whole sequence. y is what
+    forward gave, or None if it is gone."""
     sums = Arrays(
         np.zeros(sum(array.size for array in grads.values()), stack.dtype),
         {name: array.shape for name, array in grads.items()},
@@ -104,9 +113,9 @@ def backward(
 
     def segment(number: int, begin: int, end: int) -> None:
         """In a function of its own, so that what it has recorded is gone before the next one begins."""
-        run = record.piece(number, begin, end, kept)
-        y = stack.new_sequence(end - begin, batch, stack.widths[0])
-        stack.forward(params, record.x[begin:end], y, stack.new_states(batch), run, record=True)
+        run = record.piece(number, begin, end, kept, y)
+        again = stack.new_sequence(end - begin, batch, stack.widths[0])
+        stack.forward(params, record.x[begin:end], again, stack.new_states(batch), run, record=True)
         dy_part = None if dy is None else dy[begin:end]
         dx_part = None if dx is None else dx[begin:end]
         # The gradient of a segment's first state is that of the last state of the one before.

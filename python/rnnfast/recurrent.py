@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
@@ -321,12 +322,16 @@ class Recurrent(Module):
 
         With `checkpoint`, the steps of a segment or True for 3√T, the tape keeps the states at the ends of segments
         alone, and backward computes the rest again, segment by segment: O(√T) memory instead of O(T), for the time of
-        one more forward pass. Every gradient has the same bits. ValueError for a bidirectional layer, whose second
-        direction comes from the end; `hidden`, `cell` and `gates` of the tape raise RuntimeError.
+        one more forward pass, or less while you hold y. Every gradient has the same bits. ValueError for a
+        bidirectional layer, whose second direction comes from the end; `hidden`, `cell` and `gates` of the tape raise
+        RuntimeError.
         """
         y, state, tape = self._forward(x, state, lengths, resets, record=True, checkpoint=checkpoint)
         assert tape is not None
-        return self._read_only(y), state, tape
+        y = self._read_only(y)
+        if isinstance(tape.record, Checkpoints):
+            tape.record.y = weakref.ref(y)
+        return y, state, tape
 
     def plan(self, steps: int, batch: int) -> Plan:
         """How a forward pass over (steps, batch) would be laid out on the present number of threads.
@@ -425,8 +430,10 @@ class Recurrent(Module):
             dx, dx_seq = self._new_output(steps, batch, self.input_size)
         clip = math.inf if self.grad_clip is None else self.grad_clip
         if isinstance(record, Checkpoints):
+            y = record.y() if record.y else None
+            known = None if y is None else checks.time_major(y, self.batch_first)
             checkpointing.backward(
-                self._stack, self.params, grads, record, dseq, dstate, dx_seq, dinitial, clip=clip, watch=watch
+                self._stack, self.params, grads, record, known, dseq, dstate, dx_seq, dinitial, clip=clip, watch=watch
             )
             run = record.run
         else:

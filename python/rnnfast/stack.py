@@ -47,6 +47,7 @@ class Run:
     scales: list[Array] | None = None  # recurrent dropout: by k, what h is multiplied by, (B, ·)
     begin: int = 0  # the first step, where the run has a segment of longer sequences
     kept: Sequence[_kernels._Kept] | None = None  # by k, what the segments hand on to each other
+    known: Array | None = None  # the output of the last layer, where an earlier run has found it: (T, B, D·H)
     inputs: list[Array] = field(default_factory=list)  # by layer, (T, B, ·)
     outputs: list[Array] = field(default_factory=list)  # by layer, (T, B, D·H), before dropout
     states: list[list[Array]] = field(default_factory=list)  # by k, the states beside h, (T, B, H) each
@@ -148,7 +149,9 @@ class Stack:
         _kernels.dropout(x, dropped, *run.masks, layer, run.lengths, threads.resolve(), run.begin)
         return dropped
 
-    def _options(self, scan: Scan, run: Run, calls: _kernels._Calls | None) -> tuple[Any, ...]:
+    def _options(
+        self, scan: Scan, run: Run, calls: _kernels._Calls | None
+    ) -> tuple[int, Any, Array | None, bool, _kernels._Calls | None, _kernels._Kept | None]:
         """What a scan has but weights and arrays: heads, zoneout, recurrent dropout, bfloat16, the calls that it joins,
         what it takes from the segment before and leaves for the next."""
         zoneout = None
@@ -208,6 +211,7 @@ class Stack:
         calls: _kernels._Calls | None,
     ) -> None:
         steps, batch, _ = x.shape
+        known = run.known if scans is self.layers[-1] else None
         if record:
             run.inputs.append(x)
             run.outputs.append(y)
@@ -237,6 +241,7 @@ class Stack:
                 threads.resolve(),
                 run.begin,
                 *self._options(scan, run, calls),
+                known=None if known is None else self.part(known, scan),
             )
 
     # ---- backward ----------------------------------------------------------------------------------------------------
