@@ -137,23 +137,47 @@ def test_no_cut_in_time_changes_a_bit(
     assert_same_bits(got, train(problem, np.float32, None, **form))
 
 
-@pytest.mark.parametrize("holds_y", [True, False])
-def test_the_last_layer_is_computed_again_from_the_y_that_the_caller_holds(
-    holds_y: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layer, y, tape = small(3)
-    kernel, knows = _kernels.forward, []
+@pytest.fixture
+def knows(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each call of the forward kernel, whether it was told what comes out."""
+    kernel = _kernels.forward
+    knows: list[bool] = []
 
     def forward(*arguments: Any, known: Any) -> None:
         knows.append(known is not None)
         kernel(*arguments, known=known)
 
     monkeypatch.setattr(_kernels, "forward", forward)
+    return knows
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("batch", [2, 90])  # arrays that NumPy makes, and others
+@pytest.mark.parametrize("held", ["y", "a part of it", "nothing"])
+def test_the_last_layer_is_computed_again_from_the_y_that_somebody_holds(
+    held: str, batch: int, batch_first: bool, knows: list[bool]
+) -> None:
+    layer = rf.GRU(3, 5, num_layers=2, batch_first=batch_first, seed=0)
+    x = np.ones((batch, 9, 3) if batch_first else (9, batch, 3), np.float32)
+    y, _, tape = layer.forward(x, checkpoint=3)
     dy = np.ones_like(y)
-    if not holds_y:
-        del y
+    y = {"y": y, "a part of it": y[-1, :, :2], "nothing": None}[held]
+    knows.clear()
     layer.backward(tape, dy)
-    assert knows == [False, holds_y] * 3  # layers, of three segments
+    assert knows == [False, held != "nothing"] * 3  # layers, of three segments
+
+
+def test_what_a_sequential_holds_for_the_next_module_is_known(knows: list[bool]) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 2, 3), np.float32)
+    results = []
+    for checkpoint in (None, 3):
+        model = rf.Sequential(rf.GRU(3, 5, seed=0), rf.LSTM(5, 7, seed=1), rf.Linear(7, 2, seed=2))
+        y, _, tape = model.forward(x, checkpoint=checkpoint)
+        knows.clear()
+        model.backward(tape, np.ones_like(y))
+        results.append(model.flat_grads)
+    assert knows == [True] * 6
+    assert_same_bits(*results)
 
 
 def test_subnormal_gradients_are_added_alike() -> None:

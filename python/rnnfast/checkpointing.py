@@ -4,8 +4,8 @@ A forward pass in segments keeps the states between them and nothing else over t
 segments last one first: it runs each forward again, now keeping what backward needs, and then back. The states come
 out the same, and sums go on from segment to segment, so that every gradient has the bits of the pass in one piece.
 
-Whoever takes a loss of y has y still, and with it what the last layer's recurrence waits for. Where rows are few its
-steps are then computed again many at a time, as large products.
+Whoever takes a loss of y has y still, and with it what the last layer's recurrence waits for; so has a Sequential whose
+next module keeps it. Where rows are few its steps are then computed again many at a time, as large products.
 
 With some √T segments of some √T steps a tape needs O(√T) memory instead of O(T), for one more forward pass (Chen et
 al., 2016, "Training deep nets with sublinear memory cost"; for recurrent networks Gruslys et al., 2016).
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -26,7 +26,7 @@ from rnnfast.checks import Array
 from rnnfast.module import Arrays
 from rnnfast.stack import Run, Stack, Watch
 
-__all__ = ["Checkpoint", "Checkpoints", "segment_steps"]
+__all__ = ["Checkpoint", "Checkpoints", "segment_steps", "while_held"]
 
 Checkpoint: TypeAlias = int | bool | None  # the steps of a segment; True: 3√T; False, None: one piece
 
@@ -39,7 +39,7 @@ class Checkpoints:
     x: Array  # (T, B, I)
     steps: int  # of a segment; the last may be shorter
     states: list[Sequence[Array]]  # before each segment but the first, (L, B, H) each
-    y: weakref.ref[Array] | None = None  # as the caller has it, while somebody does
+    y: Callable[[], Array | None] | None = None  # what forward gave, while somebody holds it
 
     def segments(self) -> list[tuple[int, int]]:
         """First step and end of each; one that is empty where there are no steps."""
@@ -61,6 +61,20 @@ class Checkpoints:
             states=[],
             saved=[],
         )
+
+
+def while_held(array: Array) -> Callable[[], Array | None]:
+    """Gives a new array again, or None once nobody holds it or a view of it. It keeps no memory alive."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):  # views hold that, and not the array itself
+        owner = owner.base
+    reference, dtype, shape = weakref.ref(owner), array.dtype, array.shape
+
+    def look() -> Array | None:
+        found = reference()
+        return None if found is None else found.view(dtype).reshape(shape)
+
+    return look
 
 
 def segment_steps(checkpoint: Checkpoint, steps: int) -> int | None:

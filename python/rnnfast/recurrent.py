@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, TypedDict, Unpack
 
@@ -328,10 +327,7 @@ class Recurrent(Module):
         """
         y, state, tape = self._forward(x, state, lengths, resets, record=True, checkpoint=checkpoint)
         assert tape is not None
-        y = self._read_only(y)
-        if isinstance(tape.record, Checkpoints):
-            tape.record.y = weakref.ref(y)
-        return y, state, tape
+        return self._read_only(y), state, tape
 
     def plan(self, steps: int, batch: int) -> Plan:
         """How a forward pass over (steps, batch) would be laid out on the present number of threads.
@@ -391,6 +387,7 @@ class Recurrent(Module):
             self._stack.forward(self.params, x, seq, final, run, record)
         else:
             kept = checkpointing.forward(self._stack, self.params, x, seq, final, run, segment)
+            kept.y = checkpointing.while_held(y)
         return y, self._state(final), RecurrentTape(self, self._stack, kept, y) if record else None
 
     def _check_zoneout(self, value: Any) -> float | tuple[float, ...]:
